@@ -1,0 +1,108 @@
+"""gantune best"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gantune.cli import options
+from gantune.config import Scalar
+from gantune.run import Run, TrialRecord
+
+
+@click.command("best")
+@click.argument("run", required=False)
+@options.runs
+@click.option("--export", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the generator here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> None:
+    r"""Show the best trial of RUN: score, configuration, what differs from the baseline, checkpoint.
+
+    RUN is a run's path or name; left out, the run last used. Exit code 3: no trial survived.
+
+    \b
+    gantune best
+    gantune best dcgan --export winner
+    """
+    opened = Run.open(run, runs)
+    trials = opened.trials()
+    winner = opened.best(trials)
+    baseline = opened.baseline(trials)
+    checkpoint = opened.trial_folder(winner.number) / "best.safetensors"
+    if folder is not None:
+        from gantune.export import export
+
+        export(checkpoint, folder)
+    if as_json:
+        click.echo(json.dumps(_as_dict(opened, winner, baseline, checkpoint, folder), indent=1))
+        return
+    click.echo("\n".join(_lines(opened, trials, winner, baseline, checkpoint)))
+    if folder is not None:
+        click.echo(f"exported to {folder}: generator.safetensors, config.yaml, samples.png")
+
+
+def _lines(
+    run: Run, trials: list[TrialRecord], winner: TrialRecord, baseline: TrialRecord | None, checkpoint: Path
+) -> list[str]:
+    states = [trial.state for trial in trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
+    lines = [f"{run.folder}: {len(trials)} trials ({counts})", _score_line("best", winner)]
+    if baseline is not None and baseline.number != winner.number:
+        lines.append(_score_line("baseline", baseline))
+        changes = differences(baseline.parameters, winner.parameters)
+        lines.append(f"changed from the baseline: {len(changes)} parameters")
+        lines += [f"  {name}: {_show(before)} -> {_show(after)}" for name, (before, after) in changes.items()]
+    elif baseline is not None:
+        lines.append("the baseline itself is the best so far")
+    lines.append("configuration:")
+    lines += [f"  {name}: {_show(value)}" for name, value in winner.parameters.items()]
+    lines.append(f"checkpoint: {checkpoint}")
+    return lines
+
+
+def _score_line(label: str, trial: TrialRecord) -> str:
+    if trial.best_score is None:
+        reason = trial.cause or "no report met the constraints"
+        return f"{label}: #{trial.number} has no score ({trial.state}: {reason})"
+    shown = {name: trial.metrics[name] for name in ("recall", "coverage", "diversity") if name in trial.metrics}
+    final = next((value for name, value in trial.metrics.items() if name.startswith("final_fid")), None)
+    extra = f", {final:.4g} from the final count of samples" if final is not None else ""
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    at = f"at {trial.best_samples_seen:,} samples ({metrics})"
+    return f"{label}: #{trial.number} scores {trial.best_score:.4g}{extra} {at}"
+
+
+def differences(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> dict[str, tuple[Scalar, Scalar]]:
+    """Parameters that both configurations have and that differ, with both values.
+
+    Where another branch was taken, its name tells; the options of one branch have no counterpart in another.
+    """
+    return {name: (before[name], after[name]) for name in before if name in after and before[name] != after[name]}
+
+
+def _show(value: Scalar) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _as_dict(
+    run: Run, winner: TrialRecord, baseline: TrialRecord | None, checkpoint: Path, folder: Path | None
+) -> dict[str, Any]:
+    changed = differences(baseline.parameters, winner.parameters) if baseline else {}
+    return {
+        "run": str(run.folder),
+        "trial": winner.number,
+        "state": winner.state,
+        "score": winner.best_score,
+        "samples_seen": winner.best_samples_seen,
+        "metrics": dict(winner.metrics),
+        "seed": winner.seed,
+        "config": dict(winner.parameters),
+        "baseline_score": baseline.best_score if baseline else None,
+        "changed": {name: list(values) for name, values in changed.items()},
+        "checkpoint": str(checkpoint),
+        "export": str(folder) if folder else None,
+    }

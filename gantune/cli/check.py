@@ -1,0 +1,49 @@
+"""gantune check"""
+
+import json
+from pathlib import Path
+
+import click
+
+from gantune.cli import options
+
+
+@click.command("check")
+@click.argument("space", type=click.Path(path_type=Path))
+@options.overrides
+@click.option("--json", "as_json", is_flag=True, help="Print the resolved space as JSON.")
+def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    r"""Check SPACE and say what a search would run. Nothing is started.
+
+    \b
+    gantune check search_spaces/dcgan.yaml
+    """
+    from gantune.domains import Branch
+    from gantune.space import load_space
+
+    loaded = load_space(space, overrides)
+    if as_json:
+        click.echo(json.dumps(loaded.document(), indent=1))
+        return
+    searched = loaded.searched()
+    branches = [domain for domain in loaded.parameters.values() if isinstance(domain, Branch)]
+    combinations = 1
+    for branch in branches:
+        combinations *= len(branch.options)
+    size = f" at {loaded.data.size}x{loaded.data.size}" if loaded.data.size else ""
+    budget = loaded.budget
+    click.echo(f"{space}: {len(searched)} parameters are searched, {combinations} combinations of branches")
+    width = max((len(name) for name in searched), default=0)
+    for name, domain in searched.items():
+        click.echo(f"  {name:<{width}}  {domain}")
+    click.echo(f"data: {loaded.data.dataset}{size}")
+    click.echo(
+        f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples"
+        + (f", {budget.hours:g} hours" if budget.hours else "")
+        + (f", until a score of {budget.target:g}" if budget.target else "")
+    )
+    rungs = loaded.rungs()
+    at = ", ".join(f"{rung:,}" for rung in rungs)
+    click.echo(f"early stops: collapse, and at {at} samples" if rungs else "early stops: collapse only")
+    click.echo(f"baseline: {'trial 0' if loaded.baseline is not None else 'none'}")
+    click.echo("OK. Nothing was started.")

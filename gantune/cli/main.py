@@ -1,0 +1,65 @@
+"""The `gantune` command."""
+
+import importlib
+import sys
+
+import click
+
+from gantune import __version__
+from gantune.errors import GantuneError
+
+VERBS = {
+    "search": "Search a space for the best GAN; the same command continues.",
+    "best": "Show a run's best trial, and export its generator.",
+    "check": "Say what a search would run, and start nothing.",
+    "train": "Train one configuration, with no search.",
+    "sample": "Draw pictures from a checkpoint or an export.",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists the verbs without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order in which people meet them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A verb's command, from the module of its name."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"gantune.cli.{cmd_name}"), "command")  # noqa: B009
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with their summaries, from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="gantune")
+def cli() -> None:
+    r"""Hyperparameter search for generative adversarial networks.
+
+    \b
+    gantune search search_spaces/dcgan.yaml     find the best GAN for a data set
+    gantune best --export winner                take it away
+    """
+
+
+def main() -> None:
+    """Run the command; a GantuneError becomes its text and its exit code."""
+    try:
+        cli.main(prog_name="gantune", standalone_mode=False)
+    except GantuneError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing that was reported is lost", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)

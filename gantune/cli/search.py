@@ -1,0 +1,40 @@
+"""gantune search"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from gantune.cli import options
+
+
+@click.command("search")
+@click.argument("space", type=click.Path(path_type=Path))
+@options.overrides
+@options.runs
+@click.option("--name", help="The run's name.  [default: the space's own name]")
+@click.option("--address", help="A Ray cluster to join (`auto` on one of its machines).  [default: start Ray here]")
+def command(space: Path, overrides: tuple[str, ...], runs: Path, name: str | None, address: str | None) -> None:
+    r"""Search SPACE, a YAML file, for the best GAN.
+
+    The same command again continues an unfinished run; Ctrl-C is safe.
+
+    \b
+    gantune search search_spaces/dcgan.yaml
+    gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
+    """
+    from gantune.run import Run
+    from gantune.space import load_space
+
+    loaded = load_space(space, overrides)
+    from gantune.search.screen import Screen
+    from gantune.search.tune import search
+
+    run = Run(runs / (name or loaded.name))
+    if not search(loaded, run, Screen(), address):
+        sys.exit(130)
+    trials = run.trials()
+    winner = run.best(trials)
+    click.echo(
+        f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: gantune best {run.folder}", err=True
+    )

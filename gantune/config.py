@@ -1,0 +1,193 @@
+"""The frozen values that say what a trial is and how a search is run.
+
+These dataclasses are also the schema of the YAML sections: the field names, types, bounds and defaults
+that the reader accepts are read from here, so there is no second list to keep in step.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+Scalar = bool | int | float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The closed interval a number must lie in; `above` is an open lower end. None is unbounded."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+
+Count = Annotated[int, Bounds(low=1)]
+Positive = Annotated[float, Bounds(above=0)]
+Weight = Annotated[float, Bounds(low=0)]
+Fraction = Annotated[float, Bounds(above=0, high=1)]
+Momentum = Annotated[float, Bounds(low=0, high=0.999999)]
+ImageSize = Annotated[int, Bounds(low=8, high=128)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A named plugin with its options, sorted by name so that equal components are equal values."""
+
+    name: str
+    options: tuple[tuple[str, Scalar], ...] = ()
+
+    def option(self, name: str) -> Scalar:
+        """The value of one option, or None where the component has no such option."""
+        return dict(self.options).get(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which pictures: a known name, a folder of images, or Parquet with an image column."""
+
+    dataset: str = "digits"
+    size: ImageSize | None = None
+    channels: Literal["auto", "grey", "rgb"] = "auto"
+    image_column: str = "image"
+    label_column: str = "label"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleCounts:
+    """How many generated samples a score is computed from: at each report, and once at the end."""
+
+    report: Annotated[int, Bounds(low=64)] = 1000
+    final: Annotated[int, Bounds(low=64)] = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """A demand on a metric that a report must meet before its weights may win."""
+
+    metric: str
+    relation: Literal["<=", ">="]
+    bound: float
+
+    def violation(self, value: float) -> float:
+        """How far `value` misses the bound; zero or less where it is met."""
+        return value - self.bound if self.relation == "<=" else self.bound - value
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.relation} {self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised, how often and from how many samples it is measured."""
+
+    metric: Literal["fid"] = "fid"
+    samples: SampleCounts = field(default_factory=SampleCounts)
+    reports: Count = 12
+    constraints: tuple[Constraint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollapseConfig:
+    """When a run is given up. `warmup` is a fraction of the trial's budget, `patience` a count of reports."""
+
+    enabled: bool = True
+    warmup: Annotated[float, Bounds(low=0, high=1)] = 0.2
+    patience: Count = 2
+    min_diversity: Annotated[float, Bounds(low=0, high=1)] = 0.5
+    min_improvement: Annotated[float, Bounds(low=0, high=1)] = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetConfig:
+    """When a search ends: trials, real samples a trial, wall-clock hours, or a score that is good enough."""
+
+    trials: Count = 24
+    samples_per_trial: Count = 60_000
+    hours: Positive | None = None
+    target: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asha:
+    """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2018."""
+
+    first_rung: Fraction = 0.25
+    reduction: Annotated[float, Bounds(low=1.5)] = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoScheduler:
+    """Every trial gets its whole budget, unless it collapses."""
+
+
+Scheduler = Asha | NoScheduler
+SCHEDULERS: dict[str, type[Asha] | type[NoScheduler]] = {"asha": Asha, "none": NoScheduler}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """How configurations are proposed and early stops decided."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    scheduler: Scheduler = field(default_factory=Asha)
+    seed: Annotated[int, Bounds(low=0, high=2**62)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourcesConfig:
+    """What one trial occupies. GPUs may be a fraction; left out, a trial takes one where there are any."""
+
+    cpus_per_trial: Count = 1
+    gpus_per_trial: Weight | None = None
+
+
+# The parameters of a space: components with the kind of plugin that each takes, and plain numbers.
+COMPONENTS = {"architecture": "architecture", "loss": "loss", "optimizer": "optimizer", "optimizer_d": "optimizer"}
+NUMBERS = ("lr_g", "lr_d_ratio", "batch_size", "ema_halflife_samples")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialConfig:
+    """Everything that decides a trial's numbers. Equal configurations give equal results on one machine.
+
+    `lr_d_ratio` is the discriminator's learning rate over the generator's; `optimizer_d` is None where both
+    networks share `optimizer`; `samples` is the budget in real samples seen by the discriminator.
+    """
+
+    data: DataConfig
+    objective: ObjectiveConfig
+    collapse: CollapseConfig
+    samples: int
+    target: float | None
+    seed: int
+    architecture: Component
+    loss: Component
+    optimizer: Component
+    optimizer_d: Component | None = None
+    lr_g: Positive
+    lr_d_ratio: Positive = 1.0
+    batch_size: Annotated[int, Bounds(low=2)] = 64
+    ema_halflife_samples: Annotated[int, Bounds(low=0)] = 2000
+
+    @property
+    def lr_d(self) -> float:
+        """The discriminator's learning rate."""
+        return self.lr_g * self.lr_d_ratio
+
+    def parameters(self) -> dict[str, Scalar]:
+        """The values a search may choose, by full path (`loss.wgan_gp.gp_weight`)."""
+        flat: dict[str, Scalar] = {}
+        for kind in COMPONENTS:
+            component: Component | None = getattr(self, kind)
+            if component is None:
+                continue
+            flat[kind] = component.name
+            flat.update({f"{kind}.{component.name}.{key}": value for key, value in component.options})
+        for name in NUMBERS:
+            flat[name] = getattr(self, name)
+        return flat
+
+
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """A seed below 2**62 for one purpose, the same on every machine and unrelated to its siblings."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2

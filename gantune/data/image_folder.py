@@ -1,0 +1,36 @@
+"""A folder of images, in any of Pillow's formats; sub-folders, where all images lie in them, are the labels."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from gantune.data.source import Example, Source
+from gantune.errors import DataError
+
+SUFFIXES = frozenset(Image.registered_extensions())
+
+
+def image_folder(folder: Path) -> Source:
+    """The images below a folder. Raises DataError where there are none."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{folder}: there are no images and no Parquet files in it; expected .png, .jpg and the like")
+    tops = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in files]
+    class_names = () if "" in tops or len(set(tops)) < 2 else tuple(sorted(set(tops)))
+    digest = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+
+    def examples() -> Iterator[Example]:
+        for path, top in zip(files, tops, strict=True):
+            try:
+                with Image.open(path) as picture:
+                    picture.load()
+                    yield picture, class_names.index(top) if class_names else None
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                raise DataError(f"{path}: cannot be read as an image: {error}; mend or remove it") from error
+
+    return Source(identity=digest.hexdigest(), count=len(files), class_names=class_names, examples=examples())

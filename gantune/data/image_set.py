@@ -1,0 +1,192 @@
+"""Decode a source once into a memory-mapped copy, and draw batches from it.
+
+The copy is one uint8 array on disk that every worker of a machine maps, so pictures are decoded once per machine.
+Where it fits it is then held as one tensor on the training device; a bigger one streams from the map.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from gantune import plugins
+from gantune.config import DataConfig
+from gantune.data.cache import cache_directory
+from gantune.data.image_folder import image_folder
+from gantune.data.parquet import parquet
+from gantune.data.source import Source
+from gantune.errors import DataError
+
+FORMAT = 1
+RESIDENT_SHARE = 0.25  # of the device's free memory that the pictures may take
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSet:
+    """Decoded pictures: `images` uint8 [N, C, S, S]; `labels` int64 [N] or None; `key` names pictures and form."""
+
+    name: str
+    key: str
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return int(self.images.shape[1])
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.images.shape[2])
+
+
+def open_images(config: DataConfig, report: Report = lambda text: None) -> ImageSet:
+    """The pictures a configuration names, decoded into the cache on first use.
+
+    Raises DataError where they are missing, unreadable, too few, or of a size that `data.size` must settle.
+    """
+    source = _open_source(config)
+    if source.count < 64:
+        raise DataError(f"{config.dataset}: has {source.count} images; at least 64 are needed")
+    wish = f"{FORMAT}\0{source.identity}\0{config.size}\0{config.channels}"
+    key = hashlib.sha256(wish.encode()).hexdigest()[:16]
+    folder = cache_directory() / "images" / key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                _decode(source, config, folder, report)
+    except OSError as error:
+        raise DataError(f"{folder.parent}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
+    labels = folder / "labels.npy"
+    return ImageSet(
+        name=Path(config.dataset).name,
+        key=key,
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        labels=np.load(labels) if labels.exists() else None,
+        class_names=tuple(json.loads((folder / "classes.json").read_text())),
+    )
+
+
+def _open_source(config: DataConfig) -> Source:
+    if config.dataset in plugins.names("dataset") or ":" in config.dataset:
+        source: Source = plugins.resolve("dataset", config.dataset)(config)
+        return source
+    path = Path(config.dataset)
+    if path.is_dir():
+        shards = sorted(path.rglob("*.parquet"))
+        return parquet(shards, config) if shards else image_folder(path)
+    if path.is_file():
+        return parquet([path], config)
+    raise DataError(f"{path}: no such file or folder; set data.dataset")
+
+
+def _decode(source: Source, config: DataConfig, folder: Path, report: Report) -> None:
+    """Write the decoded copy under a temporary name, then rename it: a copy that exists is whole."""
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+    try:
+        labels: list[int | None] = []
+        images: npt.NDArray[np.uint8] | None = None
+        for index, (picture, label) in enumerate(source.examples):
+            if images is None:
+                form = _form(picture, config)
+                images = np.lib.format.open_memmap(
+                    partial / "images.npy", mode="w+", dtype=np.uint8, shape=(source.count, *form)
+                )
+            images[index] = _fit(picture, *images.shape[1:3])
+            labels.append(label)
+            if (index + 1) % 5000 == 0:
+                report(f"decoding {Path(config.dataset).name}: {index + 1:,} of {source.count:,} images")
+        if images is None or len(labels) != source.count:
+            raise DataError(f"{config.dataset}: promised {source.count} images and gave {len(labels)}")
+        images.flush()  # type: ignore[attr-defined]
+        if all(label is not None for label in labels) and len(set(labels)) > 1:
+            np.save(partial / "labels.npy", _dense(labels, len(source.class_names)))
+        (partial / "classes.json").write_text(json.dumps(source.class_names))
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _dense(labels: list[int | None], named: int) -> npt.NDArray[np.int64]:
+    """Labels as 0..K-1; kept as they are where names tell their meaning."""
+    values = np.asarray(labels, dtype=np.int64)
+    if named and values.min() >= 0 and values.max() < named:
+        return values
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _form(first: Image.Image, config: DataConfig) -> tuple[int, int, int]:
+    channels = {"grey": 1, "rgb": 3}.get(config.channels) or (1 if first.mode in ("L", "1", "I;16", "LA", "I") else 3)
+    if config.size is not None:
+        return channels, config.size, config.size
+    width, height = first.size
+    if width != height or not 8 <= width <= 128:
+        raise DataError(
+            f"{config.dataset}: the first image is {width}x{height}; "
+            "images are trained square, from 8 to 128 pixels: set data.size"
+        )
+    return channels, height, width
+
+
+def _fit(picture: Image.Image, channels: int, size: int) -> npt.NDArray[np.uint8]:
+    """One picture as uint8 [C, size, size]: centre-cropped to a square, Lanczos-resampled where the size differs."""
+    if picture.mode in ("I;16", "I"):  # 16-bit grey
+        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+class BatchSource:
+    """Draws batches of real pictures with replacement, by index, from a generator of its own."""
+
+    def __init__(self, images: ImageSet, device: torch.device, seed: int) -> None:
+        self._device = device
+        self.resident = images.images.nbytes <= RESIDENT_SHARE * _free_bytes(device)
+        self._held = torch.from_numpy(np.array(images.images)).to(device) if self.resident else None
+        self._map = images.images
+        self.generator = torch.Generator(device if self.resident else "cpu").manual_seed(seed)
+
+    def draw(self, count: int) -> Tensor:
+        """A batch in [-1, 1], float32 [count, C, S, S], on the device."""
+        where = self.generator.device
+        index = torch.randint(len(self._map), (count,), generator=self.generator, device=where)
+        if self._held is not None:
+            pixels = self._held[index]
+        else:
+            pixels = torch.from_numpy(self._map[index.numpy()]).to(self._device, non_blocking=True)
+        return scale(pixels)
+
+
+def scale(pixels: Tensor) -> Tensor:
+    """uint8 pixels to float32 in [-1, 1]."""
+    return pixels.float().div_(127.5).sub_(1.0)
+
+
+def quantise(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] to uint8 pixels, as they would be saved."""
+    return pictures.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

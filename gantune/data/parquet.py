@@ -1,0 +1,90 @@
+"""Parquet in the Hugging Face layout: an image column of struct{bytes, path}, and labels where there are any."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gantune.config import DataConfig
+from gantune.data.source import Example, Source
+from gantune.errors import DataError
+from gantune.plugins import did_you_mean
+
+
+def parquet(files: list[Path], config: DataConfig) -> Source:
+    """The pictures of one or more Parquet files of one schema.
+
+    Raises DataError where a file is not Parquet, or where the columns are missing or of another type.
+    """
+    digest = hashlib.sha256(f"{config.image_column}\0{config.label_column}".encode())
+    count = 0
+    schema: pa.Schema | None = None
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as opened:
+                count += opened.metadata.num_rows
+                schema = schema or opened.schema_arrow
+                _check_image_column(path, opened.schema_arrow, config.image_column)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    assert schema is not None
+    if not count:
+        raise DataError(f"{files[0]}: has no rows")
+    labelled = config.label_column in schema.names and pa.types.is_integer(schema.field(config.label_column).type)
+    columns = [config.image_column] + [config.label_column] * labelled
+
+    def examples() -> Iterator[Example]:
+        for path in files:
+            row = 0
+            with pq.ParquetFile(path) as opened:
+                for batch in opened.iter_batches(batch_size=1024, columns=columns):
+                    labels = batch.column(1).to_pylist() if labelled else [None] * len(batch)
+                    for cell, label in zip(batch.column(0).to_pylist(), labels, strict=True):
+                        yield _decode(path, row, cell), label
+                        row += 1
+
+    names = _class_names(schema, config.label_column) if labelled else ()
+    return Source(identity=digest.hexdigest(), count=count, class_names=names, examples=examples())
+
+
+def _check_image_column(path: Path, schema: pa.Schema, column: str) -> None:
+    if column not in schema.names:
+        hint = did_you_mean(column, schema.names)
+        raise DataError(f"{path}: has no column `{column}`{hint}; set data.image_column")
+    kind = schema.field(column).type
+    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0) and not pa.types.is_binary(kind):
+        raise DataError(f"{path}: column `{column}` is {kind}; expected struct{{bytes, path}} or binary")
+
+
+def _decode(path: Path, row: int, cell: object) -> Image.Image:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    place = cell.get("path") if isinstance(cell, dict) else None
+    try:
+        if content is None and place:
+            content = (path.parent / place).read_bytes()
+        if not isinstance(content, bytes):
+            raise ValueError("it is empty")
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: the image in row {row} cannot be read: {error}; mend or remove the row") from error
+    return picture
+
+
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Names of the labels from the schema's metadata: our `class_names`, or Hugging Face's features."""
+    metadata = schema.metadata or {}
+    try:
+        if b"class_names" in metadata:
+            return tuple(str(name) for name in json.loads(metadata[b"class_names"]))
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features[column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()

@@ -1,0 +1,219 @@
+"""A YAML file as a tree that knows where everything stands, and problems that point at it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from gantune.config import Scalar
+from gantune.errors import SpecError
+
+MAX_DEPTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stretch of one line of a source; line and column count from 0."""
+
+    source: str
+    line: int = 0
+    column: int = 0
+    width: int = 1
+
+
+@dataclass(slots=True)
+class Node:
+    """A value with its place, and the place of its key where it is an entry of a mapping."""
+
+    value: "Scalar | list[Node] | dict[str, Node]"
+    place: Place
+    key: Place | None = None
+
+    @property
+    def entries(self) -> "dict[str, Node]":
+        """The entries of a mapping; none where the value is something else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+
+@dataclass(slots=True)
+class Problems:
+    """Collects everything wrong with a document, so that all of it is said at once."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    found: list[tuple[Place, str, str]] = field(default_factory=list)
+
+    def add(self, place: Place, message: str, fix: str = "") -> None:
+        """Note one problem: what is wrong, and how it is mended."""
+        if (place, message, fix) not in self.found:
+            self.found.append((place, message, fix))
+
+    def raise_if_any(self) -> None:
+        """Raise SpecError with every problem, in reading order."""
+        if self.found:
+            order = sorted(self.found, key=lambda item: (item[0].source, item[0].line, item[0].column))
+            count = f"{len(order)} error{'s' if len(order) > 1 else ''}. Nothing was started."
+            raise SpecError("\n".join([*(self._render(*item) for item in order), count]))
+
+    def _render(self, place: Place, message: str, fix: str) -> str:
+        head = f"{place.source}:{place.line + 1}:{place.column + 1}  {message}"
+        lines = self.texts.get(place.source, "").splitlines()
+        if place.line >= len(lines):
+            return head + (f"\n  {fix}" if fix else "")
+        gutter = f"{place.line + 1:>4} | "
+        width = max(1, min(place.width, len(lines[place.line]) - place.column))
+        pointer = " " * (len(gutter) - 2) + "| " + " " * place.column + "^" * width
+        return f"{head}\n{gutter}{lines[place.line]}\n{pointer} {fix}".rstrip()
+
+
+def load(path: Path | str, overrides: Sequence[str], problems: Problems, known: Mapping[str, object]) -> Node:
+    """Read a file and lay `path=value` overrides over it. `known` names the sections a path may start with.
+
+    Raises SpecError where the file cannot be read or is not YAML: nothing more can then be said.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read: {reason}. Nothing was started.") from error
+    root = parse(text, str(path), problems)
+    if not isinstance(root.value, dict):
+        problems.add(root.place, "expected a mapping of sections", "start with `version: 1`")
+        problems.raise_if_any()
+    for override in overrides:
+        _override(root, override, problems, known)
+    problems.raise_if_any()
+    return root
+
+
+def parse(text: str, source: str, problems: Problems) -> Node:
+    """Parse YAML 1.2 text. Raises SpecError where it is not YAML."""
+    problems.texts[source] = text
+    try:
+        node = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(source, mark.line, mark.column) if mark else Place(source)
+        problems.add(place, f"not valid YAML: {error.problem or error.context}")
+        node = None
+    except (YAMLError, ValueError, RecursionError) as error:
+        problems.add(_place_in_reader_error(error, text, source), f"not valid YAML: {_first_line(error)}")
+        node = None
+    problems.raise_if_any()
+    if node is None:
+        problems.add(Place(source), "the file is empty")
+        problems.raise_if_any()
+    root = _build(node, source, problems, depth=0)
+    problems.raise_if_any()
+    return root
+
+
+def _place_in_reader_error(error: Exception, text: str, source: str) -> Place:
+    position = getattr(error, "position", None)
+    if not isinstance(position, int):
+        return Place(source)
+    before = text[:position].split("\n")
+    return Place(source, len(before) - 1, len(before[-1]))
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error).splitlines()[0]
+
+
+def _build(node: object, source: str, problems: Problems, depth: int) -> Node:
+    assert isinstance(node, ScalarNode | SequenceNode | MappingNode)
+    place = _place(node, source)
+    if depth > MAX_DEPTH:
+        problems.add(place, "nested too deeply", "an alias must not contain itself")
+        return Node(None, place)
+    if isinstance(node, ScalarNode):
+        return Node(_scalar(node, place, problems), place)
+    if isinstance(node, SequenceNode):
+        return Node([_build(child, source, problems, depth + 1) for child in node.value], place)
+    entries: dict[str, Node] = {}
+    for key_node, value_node in node.value:
+        key_place = _place(key_node, source)
+        if not isinstance(key_node, ScalarNode):
+            problems.add(key_place, "a key must be a plain name")
+            continue
+        child = _build(value_node, source, problems, depth + 1)
+        child.key = key_place
+        if key_node.value in entries:
+            problems.add(key_place, f"`{key_node.value}` is given twice", "keep one of them")
+        entries[key_node.value] = child
+    return Node(entries, place)
+
+
+def _place(node: object, source: str) -> Place:
+    start, end = node.start_mark, node.end_mark  # type: ignore[attr-defined]
+    width = end.column - start.column if end.line == start.line else 1
+    return Place(source, start.line, start.column, max(1, width))
+
+
+def _scalar(node: ScalarNode, place: Place, problems: Problems) -> Scalar:
+    text = str(node.value)
+    kind = str(node.tag).rpartition(":")[2]
+    try:
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        if kind == "int":
+            digits = text.replace("_", "")
+            return int(digits) if digits.lstrip("+-").isdigit() else int(digits, 0)
+        if kind == "float":
+            return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:
+        problems.add(place, f"`{text}` is not a number")
+        return None
+    if kind != "str":
+        problems.add(place, f"unknown tag `{node.tag}`", "write a plain value")
+    return text
+
+
+def _override(root: Node, override: str, problems: Problems, known: Mapping[str, object]) -> None:
+    path, equals, text = override.partition("=")
+    source = f"--set {path}"
+    problems.texts[source] = override
+    keys = path.split(".")
+    if not equals or not all(keys):
+        problems.add(Place(source, 0, 0, len(override)), "expected path=value", "for example --set budget.trials=8")
+        return
+    try:
+        value = parse(text or "null", source, problems)
+    finally:
+        problems.texts[source] = override
+    _shift(value, len(path) + 1)
+    value.key = Place(source, 0, 0, len(path))
+    target = root
+    for key in _steps(root, keys if keys[0] in known else ["space", *keys]):
+        child = target.entries.get(key)
+        if child is None or not isinstance(child.value, dict):
+            child = Node({}, value.place, value.key)
+            target.entries[key] = child
+        parent, target = target, child
+    assert isinstance(parent.value, dict)
+    parent.value[key] = value
+
+
+def _steps(root: Node, keys: Sequence[str]) -> Iterator[str]:
+    """The keys to walk, stepping through `choose:` so that a parameter's own path reaches it."""
+    node: Node | None = root
+    for key in keys:
+        if node is not None and "choose" in node.entries and key != "choose":
+            yield "choose"
+            node = node.entries["choose"]
+        yield key
+        node = node.entries.get(key) if node is not None else None
+
+
+def _shift(node: Node, columns: int) -> None:
+    """Move a value parsed on its own to where it stands in the command's argument."""
+    node.place = Place(node.place.source, node.place.line, node.place.column + columns, node.place.width)
+    if node.key is not None:
+        node.key = Place(node.key.source, node.key.line, node.key.column + columns, node.key.width)
+    children = node.value if isinstance(node.value, list) else node.entries.values()
+    for child in children:
+        _shift(child, columns)

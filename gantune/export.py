@@ -1,0 +1,74 @@
+"""Take a trained generator out of its run: weights, configuration and a picture, and draw from it again."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from gantune.checkpoint import read_checkpoint, write_checkpoint
+from gantune.config import Component
+from gantune.errors import CheckpointError, GantuneError, PluginError
+from gantune.metrics.reference import LATENT_SEED, sample
+from gantune.models.networks import ImageShape
+from gantune.report.pictures import save_grid
+from gantune.space import dump
+from gantune.trainer import build_networks
+
+WEIGHTS = "generator.safetensors"
+GRID = 64  # pictures in samples.png
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """An averaged generator in eval mode, and what its file says of it."""
+
+    net: nn.Module
+    z_dim: int
+    meta: dict[str, Any]
+
+    def draw(self, count: int, seed: int = LATENT_SEED) -> npt.NDArray[np.uint8]:
+        """`count` pictures, uint8 [count, C, S, S]; the same seed draws the same pictures.
+
+        Raises CheckpointError where the weights do not give finite pictures.
+        """
+        pixels = sample(self.net, self.z_dim, count, torch.device("cpu"), seed)
+        if pixels is None:
+            raise CheckpointError("the generator's pictures are not finite")
+        drawn: npt.NDArray[np.uint8] = pixels.numpy()
+        return drawn
+
+
+def load_generator(path: Path) -> Generator:
+    """A generator from a checkpoint, or from an export's directory.
+
+    Raises CheckpointError where the file is missing, damaged or does not fit its own configuration.
+    """
+    if path.is_dir():
+        path = path / WEIGHTS
+    tensors, meta = read_checkpoint(path, "generator")
+    try:
+        ((name, options),) = meta["config"]["space"]["architecture"].items()
+        shape = ImageShape(*meta["shape"])
+        networks = build_networks(Component(name=name, options=tuple(options.items())), shape, seed=0)
+        networks.generator.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, PluginError) as error:
+        raise CheckpointError(f"{path}: its weights do not fit its configuration: {error}") from error
+    return Generator(networks.generator.eval().requires_grad_(False), meta["z_dim"], meta)
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write generator.safetensors, config.yaml and samples.png. Raises GantuneError where that is not possible."""
+    generator = load_generator(checkpoint)
+    write_checkpoint(folder / WEIGHTS, "generator", generator.net.state_dict(), generator.meta)
+    partial = folder / ".config.yaml.partial"
+    try:
+        partial.write_text(dump(generator.meta["config"]), encoding="utf-8")
+        os.replace(partial, folder / "config.yaml")
+    except OSError as error:
+        raise GantuneError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    save_grid(generator.draw(GRID), folder / "samples.png")

@@ -1,0 +1,147 @@
+"""The yardstick of a data set: a feature network and the real data's own statistics, made once and kept in one file.
+
+Scores are comparable only under the same reference; its key stands beside every score.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from gantune.checkpoint import read_checkpoint, write_checkpoint
+from gantune.data.cache import cache_directory
+from gantune.data.image_set import ImageSet, quantise
+from gantune.metrics.coverage import NEIGHBOURS_COVERAGE, coverage, radii, recall, spread
+from gantune.metrics.features import FeatureNet, train_features
+from gantune.metrics.frechet import Gaussian, frechet_distance
+
+FORMAT = 1
+STATISTICS = 10_000  # reals behind the mean and the covariance
+NEIGHBOURS = 1_000  # reals and fakes behind recall and coverage
+LATENT_SEED = 20_140_610
+CHUNK = 500
+
+Generate = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What generated pictures are held against.
+
+    `fid_name` carries the features' name; `noise_score` is the distance of uniform noise, a generator that has
+    learned nothing; `feature_spread` and `pixel_spread` are the real data's own, the unit of diversity.
+    """
+
+    key: str
+    fid_name: str
+    accuracy: float
+    net: FeatureNet
+    gaussian: Gaussian
+    neighbours: Tensor
+    neighbour_radii: Tensor
+    noise_score: float
+    feature_spread: float
+    pixel_spread: float
+
+    def to(self, device: torch.device) -> "Reference":
+        """The same reference with its network on a device; the statistics stay on the CPU."""
+        self.net.to(device)
+        return self
+
+    def measure(self, pixels: Tensor) -> dict[str, float]:
+        """Metrics of generated uint8 pictures [N, C, S, S]. Ratios are 1 where they equal the real data's own."""
+        features = self.net.features(pixels).cpu()
+        near = features[:NEIGHBOURS]
+        return {
+            self.fid_name: frechet_distance(self.gaussian, features),
+            "recall": recall(self.neighbours, near),
+            "coverage": coverage(self.neighbours, self.neighbour_radii, near),
+            "diversity": spread(near) / self.feature_spread,
+            "pixel_diversity": spread(pixels[:NEIGHBOURS]) / self.pixel_spread,
+        }
+
+    def evaluate(self, generate: Generate, z_dim: int, count: int, device: torch.device) -> dict[str, float]:
+        """Metrics of a generator from `count` samples of fixed latents; NaN distance where a picture is not finite."""
+        pixels = sample(generate, z_dim, count, device)
+        return {self.fid_name: math.nan} if pixels is None else self.measure(pixels)
+
+
+@torch.no_grad()
+def sample(generate: Generate, z_dim: int, count: int, device: torch.device, seed: int = LATENT_SEED) -> Tensor | None:
+    """`count` uint8 pictures on the CPU from latents that depend on the seed alone; None where one is not finite."""
+    latents = torch.randn(count, z_dim, generator=torch.Generator().manual_seed(seed))
+    chunks = []
+    for chunk in torch.split(latents, CHUNK):
+        pictures = generate(chunk.to(device))
+        if not bool(torch.isfinite(pictures).all()):
+            return None
+        chunks.append(quantise(pictures).cpu())
+    return torch.cat(chunks)
+
+
+def prepare_reference(images: ImageSet, report: Callable[[str], None] = lambda text: None) -> Path:
+    """The file of a data set's reference, made in the cache on first use."""
+    wish = json.dumps([FORMAT, images.key, STATISTICS, NEIGHBOURS])
+    key = hashlib.sha256(wish.encode()).hexdigest()[:16]
+    path = cache_directory() / "references" / f"{key}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            _make(images, key, path, report)
+    return path
+
+
+def _make(images: ImageSet, key: str, path: Path, report: Callable[[str], None]) -> None:
+    trained = train_features(images, report)
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.randperm(len(images.images), generator=generator)[:STATISTICS].sort().values
+    pixels = torch.from_numpy(images.images[chosen.numpy()])
+    pixels = pixels[torch.randperm(len(pixels), generator=generator)]
+    features = trained.net.features(pixels)
+    gaussian = Gaussian.fit(features)
+    noise = torch.randint(0, 256, (1000, *pixels.shape[1:]), generator=generator, dtype=torch.uint8)
+    near = features[:NEIGHBOURS]
+    tensors = {
+        "mean": gaussian.mean,
+        "factor": gaussian.factor,
+        "neighbours": near,
+        "neighbour_radii": radii(near, NEIGHBOURS_COVERAGE),
+        **{f"net.{name}": value for name, value in trained.net.state_dict().items()},
+    }
+    meta = {
+        "key": key,
+        "fid_name": f"fid_{trained.task}",
+        "accuracy": trained.accuracy,
+        "channels": images.channels,
+        "classes": trained.net.head.out_features,
+        "noise_score": frechet_distance(gaussian, trained.net.features(noise)),
+        "feature_spread": spread(near),
+        "pixel_spread": spread(pixels[:NEIGHBOURS]),
+    }
+    write_checkpoint(path, "reference", tensors, meta)
+
+
+def load_reference(path: Path) -> Reference:
+    """A reference from its file. Raises CheckpointError where the file is missing or damaged."""
+    tensors, meta = read_checkpoint(path, "reference")
+    net = FeatureNet(meta["channels"], meta["classes"])
+    net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+    net.eval().requires_grad_(False)
+    return Reference(
+        key=meta["key"],
+        fid_name=meta["fid_name"],
+        accuracy=meta["accuracy"],
+        net=net,
+        gaussian=Gaussian(tensors["mean"], tensors["factor"]),
+        neighbours=tensors["neighbours"],
+        neighbour_radii=tensors["neighbour_radii"],
+        noise_score=meta["noise_score"],
+        feature_spread=meta["feature_spread"],
+        pixel_spread=meta["pixel_spread"],
+    )

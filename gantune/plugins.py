@@ -1,0 +1,185 @@
+"""Find a component by name and read its options from its signature.
+
+A component is a plain function; its keyword-only parameters are its options, and their annotations say what
+may be chosen: `Literal[...]` for names, `Annotated[float, Bounds(...)]` for numbers.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass
+from importlib import metadata
+from typing import Any
+
+from gantune.config import Bounds, Scalar
+from gantune.errors import PluginError
+
+Factory = Callable[..., Any]
+
+BUILTIN: dict[str, dict[str, str]] = {
+    "architecture": {
+        "mlp": "gantune.models.mlp:mlp",
+        "dcgan": "gantune.models.dcgan:dcgan",
+    },
+    "loss": {
+        "minimax": "gantune.losses:minimax",
+        "non_saturating": "gantune.losses:non_saturating",
+        "least_squares": "gantune.losses:least_squares",
+        "hinge": "gantune.losses:hinge",
+        "wasserstein": "gantune.losses:wasserstein",
+        "wgan_gp": "gantune.losses:wgan_gp",
+    },
+    "optimizer": {
+        "adam": "gantune.optimizers:adam",
+        "rmsprop": "gantune.optimizers:rmsprop",
+        "sgd": "gantune.optimizers:sgd",
+    },
+    "dataset": {
+        "digits": "gantune.data.digits:digits",
+        "mnist": "gantune.data.torchvision_sets:mnist",
+        "fashion_mnist": "gantune.data.torchvision_sets:fashion_mnist",
+        "cifar10": "gantune.data.torchvision_sets:cifar10",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of a component or one field of a section."""
+
+    name: str
+    kind: type
+    optional: bool
+    choices: tuple[str, ...]
+    bounds: Bounds
+    default: Any
+    annotation: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the option is a number, so that a range may stand for it."""
+        return self.kind in (int, float)
+
+    def convert(self, value: Scalar) -> Scalar:
+        """The value in the option's own type. Raises ValueError with what would be accepted."""
+        if value is None:
+            if self.optional:
+                return None
+            raise ValueError(f"expected {self.expected()}, got nothing")
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.kind or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"expected {self.expected()}, got `{value}`")
+        if self.choices and value not in self.choices:
+            raise ValueError(f"expected {self.expected()}, got `{value}`{did_you_mean(str(value), self.choices)}")
+        if self.numeric and not _inside(typing.cast(float, value), self.bounds):
+            raise ValueError(f"expected {self.expected()}, got {value:g}")
+        return value
+
+    def expected(self) -> str:
+        """What would be accepted, in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[self.kind]
+        limits = []
+        if self.bounds.above is not None:
+            limits.append(f"above {self.bounds.above:g}")
+        if self.bounds.low is not None:
+            limits.append(f"of at least {self.bounds.low:g}")
+        if self.bounds.high is not None:
+            limits.append(f"of at most {self.bounds.high:g}")
+        return " ".join([noun, " and ".join(limits)]).strip()
+
+
+def _inside(value: float, bounds: Bounds) -> bool:
+    return (
+        (bounds.low is None or value >= bounds.low)
+        and (bounds.high is None or value <= bounds.high)
+        and (bounds.above is None or value > bounds.above)
+    )
+
+
+def options(factory: Factory) -> dict[str, Option]:
+    """The options of a component (or of a configuration dataclass), in the order of its signature."""
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = None if repr(parameter.default) == "<factory>" else parameter.default
+            found[name] = _option(name, hints.get(name, str), default)
+    return found
+
+
+def _option(name: str, annotation: Any, default: Any) -> Option:
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    inner, optional, bounds = annotation, False, Bounds()
+    while True:
+        origin = typing.get_origin(inner)
+        if origin is typing.Annotated:
+            inner, *extras = typing.get_args(inner)
+            bounds = next((extra for extra in extras if isinstance(extra, Bounds)), bounds)
+        elif origin in (typing.Union, types.UnionType) and type(None) in typing.get_args(inner):
+            rest = [part for part in typing.get_args(inner) if part is not type(None)]
+            inner, optional = rest[0], True
+        else:
+            break
+    choices = tuple(typing.get_args(inner)) if typing.get_origin(inner) is typing.Literal else ()
+    return Option(
+        name=name,
+        kind=str if choices else inner,
+        optional=optional,
+        choices=choices,
+        bounds=bounds,
+        default=default,
+        annotation=annotation,
+    )
+
+
+def names(kind: str) -> list[str]:
+    """The names known for a kind of component: built in, then those that installed packages register."""
+    return [*BUILTIN[kind], *sorted(point.name for point in metadata.entry_points(group=f"gantune.{kind}"))]
+
+
+def resolve(kind: str, name: str) -> Factory:
+    """The component called `name`: a known name or `package.module:function`.
+
+    Raises PluginError where there is none, with the nearest known name.
+    """
+    if name in BUILTIN[kind]:
+        return _load(kind, BUILTIN[kind][name])
+    for point in metadata.entry_points(group=f"gantune.{kind}"):
+        if point.name == name:
+            return _load(kind, point.value)
+    if ":" in name:
+        return _load(kind, name)
+    raise PluginError(f"unknown {kind} `{name}`{did_you_mean(name, names(kind))}")
+
+
+def _load(kind: str, target: str) -> Factory:
+    module_name, _, attribute = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # a user's module may fail in any way; say so and where
+        raise PluginError(f"{kind} `{target}` cannot be loaded: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise PluginError(f"{kind} `{target}` is not a function")
+    return typing.cast(Factory, found)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the nearest known name, or the list of known names."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    return f"; known: {', '.join(known)}" if known else ""

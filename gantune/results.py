@@ -1,0 +1,122 @@
+"""The results of a run as Parquet: one row a report, written by the driver alone.
+
+Each report is flushed as a part of its own, so that a kill loses none; parts are merged as they pile up.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gantune.errors import RunError
+
+SCHEMA = pa.schema(
+    [
+        ("trial", pa.int64()),
+        ("state", pa.string()),
+        ("samples_seen", pa.int64()),
+        ("score", pa.float64()),
+        ("best_score", pa.float64()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("seed", pa.int64()),
+        ("config", pa.string()),
+        ("cause", pa.string()),
+        ("verdict", pa.string()),
+        ("evidence", pa.map_(pa.string(), pa.float64())),
+        ("trial_seconds", pa.float64()),
+        ("run_seconds", pa.float64()),
+    ]
+)
+MERGE_AT = 100  # parts in a directory before they become one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One report. `state` is running | finished | pruned | collapsed | failed; `config` the parameters as JSON.
+
+    `score` is this report's, `best_score` the trial's best so far that met the constraints; lower is better.
+    `trial_seconds` is time spent training the trial, `run_seconds` the run's own clock, both over all sessions.
+    """
+
+    trial: int
+    state: str
+    samples_seen: int
+    score: float | None
+    best_score: float | None
+    metrics: Mapping[str, float]
+    seed: int
+    config: str
+    cause: str
+    verdict: str
+    evidence: Mapping[str, float]
+    trial_seconds: float
+    run_seconds: float
+
+
+class Results:
+    """The parts of one directory. One writer; any number of readers, who see whole parts only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def append(self, row: Row) -> None:
+        """Write one row durably. Raises RunError where it cannot be written."""
+        self._write([row])
+        if len(self._parts()) >= MERGE_AT:
+            self.merge()
+
+    def merge(self) -> None:
+        """Make one part of all; a reader sees every row at every moment."""
+        parts = self._parts()
+        if len(parts) > 1:
+            self._write(_read(parts))
+            for part in parts:
+                part.unlink()
+
+    def rows(self) -> list[Row]:
+        """All rows in the order of the run's clock; a row present twice, by a merge cut short, counts once."""
+        found = {(row.trial, row.samples_seen, row.state): row for row in _read(self._parts())}
+        return sorted(found.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._folder.glob("part-*.parquet"))
+
+    def _write(self, rows: list[Row]) -> None:
+        columns: dict[str, list[Any]] = {
+            field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)
+        }
+        for name in ("metrics", "evidence"):
+            columns[name] = [list(value.items()) for value in columns[name]]
+        taken = [int(part.stem.partition("-")[2]) for part in self._parts()]
+        path = self._folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
+        partial = path.with_suffix(".partial")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(columns, schema=SCHEMA), partial)
+            with open(partial, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise RunError(f"{path}: cannot be written: {error.strerror or error}; results so far are safe") from error
+
+
+def _read(parts: list[Path]) -> list[Row]:
+    rows = []
+    for part in parts:
+        try:
+            with pq.ParquetFile(part) as opened:
+                table = opened.read()
+            if table.schema != SCHEMA:
+                raise RunError(f"{part}: has other columns than this gantune writes")
+        except FileNotFoundError:
+            continue  # merged away by the writer since it was listed; its rows are in the merged part
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{part}: cannot be read: {error}") from error
+        for values in table.to_pylist():
+            rows.append(Row(**{**values, "metrics": dict(values["metrics"]), "evidence": dict(values["evidence"])}))
+    return rows

@@ -1,0 +1,226 @@
+"""A run directory: what was searched, with which versions, what came out.
+
+runs/NAME/  space.yaml  manifest.json  study.journal  reference.safetensors  results/  trials/0007/  ray.log
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gantune import __version__
+from gantune.config import Scalar
+from gantune.errors import NoSurvivorError, RunError
+from gantune.results import Results, Row
+from gantune.space import SearchSpace, dump
+
+FORMAT = 1
+ENDED = ("finished", "pruned", "collapsed", "failed")
+# What may differ between sessions of one run: how much is tried and with what, not what a trial is.
+EXTENSIBLE = {"budget": ("trials", "hours"), "resources": None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial as its rows tell it. `metrics` and `samples_seen` at best belong to the best report."""
+
+    number: int
+    state: str
+    samples_seen: int
+    best_score: float | None
+    best_samples_seen: int
+    metrics: Mapping[str, float]
+    parameters: Mapping[str, Scalar]
+    seed: int
+    cause: str
+    verdict: str
+    seconds: float
+
+    @property
+    def survived(self) -> bool:
+        """Whether the trial may be called the best: a score that met the constraints, and no collapse."""
+        return self.best_score is not None and self.state in ("finished", "pruned", "running")
+
+
+class Run:
+    """One run directory, existing or new."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = Results(folder / "results")
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.folder.name
+
+    @property
+    def study_path(self) -> Path:
+        """The Optuna journal; optuna-dashboard opens it."""
+        return self.folder / "study.journal"
+
+    @property
+    def reference_path(self) -> Path:
+        """The yardstick of all scores of this run."""
+        return self.folder / "reference.safetensors"
+
+    def trial_folder(self, number: int) -> Path:
+        """Where one trial keeps its configuration and checkpoints."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    @staticmethod
+    def open(where: str | None, runs: Path) -> "Run":
+        """An existing run by path, by name below `runs`, or the one last used. Raises RunError where there is none."""
+        if where is None:
+            candidates = [path.parent for path in runs.glob("*/manifest.json")]
+            if not candidates:
+                raise RunError(f"there are no runs in {runs}/; start one with: gantune search SPACE.yaml")
+            return Run(max(candidates, key=lambda path: (path / "manifest.json").stat().st_mtime))
+        for folder in (Path(where), runs / where):
+            if (folder / "manifest.json").is_file():
+                return Run(folder)
+        known = sorted(path.parent.name for path in runs.glob("*/manifest.json"))
+        listed = f"; runs in {runs}/: {', '.join(known)}" if known else f"; there are no runs in {runs}/"
+        raise RunError(f"`{where}` is not a run{listed}")
+
+    def lock(self) -> FileLock:
+        """Take the run for this driver. Raises RunError where another one has it, or where it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(f"{self.folder}: another search is driving this run; wait for it, or use --name") from error
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written: {error.strerror or error}; use --runs") from error
+        return lock
+
+    def begin(self, space: SearchSpace) -> bool:
+        """Make the run or continue it; True where it existed. Raises RunError where it was made from another space."""
+        document = json.loads(json.dumps(space.document()))
+        manifest = self.manifest() if (self.folder / "manifest.json").exists() else None
+        if manifest is not None:
+            changed = list(_differences(manifest["space"], document))
+            if changed:
+                raise RunError(
+                    f"{self.folder}: was made from another space ({'; '.join(changed[:4])}); "
+                    "continue it with its own space, or start a new run with --name"
+                )
+        sessions = [*(manifest or {}).get("sessions", []), _session()]
+        self._write("space.yaml", dump(document))
+        values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
+        self._write("manifest.json", json.dumps(values, indent=1))
+        return manifest is not None
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest. Raises RunError where it is missing, damaged or of another format."""
+        path = self.folder / "manifest.json"
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {error}") from error
+        if values.get("format") != FORMAT:
+            raise RunError(f"{path}: has format {values.get('format')}; this gantune reads {FORMAT}")
+        return values
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.folder / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self.folder / name)
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial that has reported, by number."""
+        grouped: dict[int, list[Row]] = {}
+        for row in self.results.rows():
+            grouped.setdefault(row.trial, []).append(row)
+        return [trial_record(rows) for _, rows in sorted(grouped.items())]
+
+    def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
+        """The trial of the baseline, where the space has one: it is always the first."""
+        if self.manifest()["space"].get("baseline") is None:
+            return None
+        return next((trial for trial in trials if trial.number == 0), None)
+
+    def best(self, trials: Iterable[TrialRecord]) -> TrialRecord:
+        """The surviving trial of the lowest score. Raises NoSurvivorError with the reasons where there is none."""
+        trials = list(trials)
+        alive = [trial for trial in trials if trial.survived]
+        if alive:
+            return min(alive, key=lambda trial: (trial.best_score, trial.number))
+        if not trials:
+            raise NoSurvivorError(f"{self.folder}: no trial has reported yet")
+        reasons = []
+        for trial in trials:
+            reason = trial.cause or "no report met the constraints"
+            reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
+        raise NoSurvivorError("\n".join([f"{self.folder}: no trial survived", *reasons]))
+
+
+def trial_record(rows: list[Row]) -> TrialRecord:
+    """One trial from its rows, which are in order."""
+    last = next((row for row in rows if row.state in ENDED), rows[-1])
+    scored = [row for row in rows if row.best_score is not None and row.score == row.best_score]
+    best = min(scored, key=lambda row: row.best_score or 0.0, default=None)
+    metrics = dict(best.metrics) if best else {}
+    metrics |= {name: value for name, value in last.metrics.items() if name.startswith("final_")}
+    return TrialRecord(
+        number=last.trial,
+        state=last.state,
+        samples_seen=max(row.samples_seen for row in rows),
+        best_score=best.best_score if best else None,
+        best_samples_seen=best.samples_seen if best else 0,
+        metrics=metrics,
+        parameters=json.loads(last.config),
+        seed=last.seed,
+        cause=last.cause,
+        verdict=last.verdict,
+        seconds=max(row.trial_seconds for row in rows),
+    )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str]:
+    for key in sorted({*old, *new} - {"name"}):
+        before, after = old.get(key), new.get(key)
+        if key in EXTENSIBLE and isinstance(before, dict) and isinstance(after, dict):
+            free = EXTENSIBLE[key] or {*before, *after}
+            before = {name: value for name, value in before.items() if name not in free}
+            after = {name: value for name, value in after.items() if name not in free}
+        if before != after:
+            yield _difference(key, before, after)
+
+
+def _difference(path: str, before: Any, after: Any) -> str:
+    """The first place where two documents differ, in words."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            if before.get(key) != after.get(key):
+                return _difference(f"{path}.{key}", before.get(key), after.get(key))
+    return f"{path}: {before} became {after}"
+
+
+def _session() -> dict[str, Any]:
+    packages = ("torch", "torchvision", "ray", "optuna", "numpy", "pyarrow", "scikit-learn")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    machine = {"system": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]}
+    return {"gantune": __version__, "git": _git_commit(), "packages": found, "machine": machine}
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,203 @@
+"""The driver's books: which trials are asked for, open and ended. The only writer of results and study.
+
+A row is written before the study is told, so after a kill the rows tell what the study must still hear.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from gantune.results import Row
+from gantune.run import ENDED, Run
+from gantune.search.study import Proposal, Study
+from gantune.space import SearchSpace, dump, trial_document
+from gantune.trial import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The lowest score so far and whose it is."""
+
+    trial: int
+    score: float
+
+
+class Ledger:
+    """Books of one run, carried on from its rows and study where it existed before."""
+
+    def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
+        self._run = run
+        self._study = study
+        self._budget = space.budget
+        self._started = time.monotonic()
+        rows = run.results.rows()
+        self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
+        self._last = {row.trial: row for row in rows}
+        self._known = {(row.trial, row.samples_seen) for row in rows}
+        self.rows = rows
+        self.ended: Counter[str] = Counter(row.state for row in self._last.values() if row.state in ENDED)
+        self.ended_here = 0
+        self.best: Best | None = None
+        for row in rows:
+            self._note_best(row)
+        self._waiting = self._reconcile()
+        self._proposals: dict[int, Proposal] = {}
+
+    def _reconcile(self) -> list[Proposal]:
+        """Tell the study what the rows know; what is then still open is to be trained on."""
+        waiting = []
+        for proposal in self._study.open_proposals():
+            for row in self.rows:
+                if row.trial == proposal.number and row.score is not None:
+                    self._study.report(row.trial, row.samples_seen, row.score)
+            last = self._last.get(proposal.number)
+            if last is not None and last.state in ENDED:
+                self._tell(last)
+            else:
+                waiting.append(proposal)
+        return waiting
+
+    def next(self) -> Proposal | None:
+        """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
+        if self.out_of_budget():
+            return None
+        if self._waiting:
+            proposal = self._waiting.pop(0)
+        elif self._study.proposed() < self._budget.trials:
+            proposal = self._study.propose()
+        else:
+            return None
+        folder = self._run.trial_folder(proposal.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump(trial_document(proposal.config)), encoding="utf-8")
+        self._proposals[proposal.number] = proposal
+        return proposal
+
+    def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
+        """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
+        if not self._study.is_open(number):
+            return None
+        state, cause = progress.state, progress.verdict.cause
+        ended: str = state if state != "running" else "pruned" if stopped else "running"
+        if ended == "pruned":
+            cause = f"stopped by the scheduler at {progress.samples_seen:,} samples"
+        if ended == "running" and (number, progress.samples_seen) in self._known:
+            return None  # a trial that continues repeats its last report
+        row = self._row(number, ended, progress, cause)
+        self._append(row)
+        if row.score is not None:
+            self._study.report(number, row.samples_seen, row.score)
+        if ended == "running":
+            return None
+        self._tell(row)
+        return row
+
+    def fail(self, number: int, cause: str) -> Row | None:
+        """Note that a trial could not be trained."""
+        return self._end(number, "failed", cause)
+
+    def close(self, cause: str) -> None:
+        """End all open trials: no more is to be spent on this run."""
+        for proposal in list(self._proposals.values()):
+            self._end(proposal.number, "pruned", cause)
+        for proposal in self._waiting:
+            self._proposals[proposal.number] = proposal
+            self._end(proposal.number, "pruned", cause)
+        self._waiting = []
+
+    def _end(self, number: int, state: str, cause: str) -> Row | None:
+        if not self._study.is_open(number):
+            return None
+        last = self._last.get(number)
+        if last is None:
+            row = self._row(number, state, Progress(samples_seen=0, score=None, best_score=None, metrics={}), cause)
+        else:
+            row = replace(last, state=state, cause=cause, run_seconds=self.seconds())
+        self._append(row)
+        self._tell(row)
+        return row
+
+    def _row(self, number: int, state: str, progress: Progress, cause: str) -> Row:
+        config = self._proposals[number].config
+        return Row(
+            trial=number,
+            state=state,
+            samples_seen=progress.samples_seen,
+            score=progress.score,
+            best_score=progress.best_score,
+            metrics=progress.metrics,
+            seed=config.seed,
+            config=json.dumps(config.parameters()),
+            cause=cause,
+            verdict=progress.verdict.state,
+            evidence=progress.verdict.evidence,
+            trial_seconds=progress.seconds,
+            run_seconds=self.seconds(),
+        )
+
+    def _append(self, row: Row) -> None:
+        self._run.results.append(row)
+        self.rows.append(row)
+        self._last[row.trial] = row
+        self._known.add((row.trial, row.samples_seen))
+        self._note_best(row)
+
+    def _tell(self, row: Row) -> None:
+        attributes = {"cause": row.cause, "samples_seen": row.samples_seen, "verdict": row.verdict}
+        scores = [known.score for known in self.rows if known.trial == row.trial and known.score is not None]
+        lowest = row.best_score if row.best_score is not None else min(scores, default=None)
+        self._study.tell(row.trial, row.state, lowest, attributes)
+        if self._proposals.pop(row.trial, None) is not None:
+            self.ended[row.state] += 1
+            self.ended_here += 1
+
+    def _note_best(self, row: Row) -> None:
+        if row.state in ("collapsed", "failed"):
+            if self.best is not None and self.best.trial == row.trial:
+                self.best = None
+                for other in self._survivors():
+                    self._note_best(other)
+        elif row.best_score is not None and (self.best is None or row.best_score < self.best.score):
+            self.best = Best(trial=row.trial, score=row.best_score)
+
+    def _survivors(self) -> Iterator[Row]:
+        return (row for row in self._last.values() if row.state not in ("collapsed", "failed"))
+
+    def seconds(self) -> float:
+        """The run's own clock: seconds of search over all sessions."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def asked(self) -> int:
+        """How many trials the budget asks for."""
+        return self._budget.trials
+
+    @property
+    def running(self) -> int:
+        """How many trials are out."""
+        return len(self._proposals)
+
+    def complete(self) -> bool:
+        """Whether every asked trial has ended."""
+        return sum(self.ended.values()) >= self._budget.trials and not self._proposals and not self._waiting
+
+    def out_of_budget(self) -> str:
+        """Why nothing more is to be spent, or nothing."""
+        target, hours = self._budget.target, self._budget.hours
+        if target is not None and self.best is not None and self.best.score <= target:
+            return f"the target of {target:g} was reached by #{self.best.trial}"
+        if hours is not None and self.seconds() >= hours * 3600:
+            return f"the time budget of {hours:g} hours is used up"
+        return ""
+
+    def seconds_left(self) -> float | None:
+        """A guess from this session's pace, and the time budget."""
+        guesses = []
+        if self.ended_here:
+            pace = (time.monotonic() - self._started) / self.ended_here
+            guesses.append(pace * (self._budget.trials - sum(self.ended.values())))
+        if self._budget.hours is not None:
+            guesses.append(self._budget.hours * 3600 - self.seconds())
+        return max(0.0, min(guesses)) if self.ended_here else None

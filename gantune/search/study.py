@@ -1,0 +1,134 @@
+"""The one place that knows Optuna: proposes configurations and is told what became of them.
+
+The study lives in a journal file in the run directory, which optuna-dashboard opens. A collapsed trial is told as a
+complete one with the worst finite value so far, so that the sampler learns where runs die; a stopped one as pruned,
+with the step at which it stopped.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from gantune.config import TrialConfig, derive_seed
+from gantune.errors import RunError
+from gantune.space import SearchSpace, conflict
+
+MOST_REJECTIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A numbered configuration to be trained."""
+
+    number: int
+    config: TrialConfig
+
+
+class Study:
+    """The study of one run. `floor` is the value told for a collapse while no trial has a finite score yet."""
+
+    def __init__(self, path: Path, space: SearchSpace, floor: float) -> None:
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._space = space
+        self._floor = floor
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path)))
+            self._study = optuna.create_study(storage=storage, study_name=path.parent.name, load_if_exists=True)
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be opened as a study: {error}") from error
+        self._study.sampler = _sampler(space, sessions=len(self._study.trials))
+        self._open = {
+            frozen.number: optuna.Trial(self._study, frozen._trial_id)
+            for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        }
+        if not self._study.trials and space.baseline is not None:
+            self._study.enqueue_trial(dict(space.baseline))
+
+    def open_proposals(self) -> list[Proposal]:
+        """What was proposed before and not told yet, in order; the same values as the first time."""
+        return [Proposal(number, self._draw(number, trial)) for number, trial in sorted(self._open.items())]
+
+    def propose(self) -> Proposal:
+        """A new configuration; draws whose parts do not go together are told as failed and drawn again.
+
+        Raises RunError where the space seems to hold no valid configuration.
+        """
+        for _ in range(MOST_REJECTIONS):
+            trial = self._study.ask()
+            config = self._draw(trial.number, trial)
+            reason = conflict(config)
+            if reason is None:
+                self._open[trial.number] = trial
+                return Proposal(trial.number, config)
+            trial.set_user_attr("rejected", reason)
+            self._study.tell(trial, state=TrialState.FAIL)
+        raise RunError(f"{MOST_REJECTIONS} draws in a row were invalid, the last because: {reason}")
+
+    def _draw(self, number: int, trial: optuna.Trial) -> TrialConfig:
+        seed = derive_seed(self._space.search.seed, "trial", number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self._space.draw(trial, seed=seed)
+
+    def proposed(self) -> int:
+        """How many trials have been proposed so far, rejected draws left out."""
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(trial.state != TrialState.WAITING and "rejected" not in trial.user_attrs for trial in trials)
+
+    def is_open(self, number: int) -> bool:
+        """Whether a trial is still to be told."""
+        return number in self._open
+
+    def report(self, number: int, samples_seen: int, score: float) -> None:
+        """An intermediate score of an open trial; one already known is left as it is."""
+        trial = self._open[number]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            trial.report(score, step=samples_seen)
+
+    def tell(self, number: int, state: str, score: float | None, attributes: Mapping[str, Any]) -> None:
+        """How a trial ended: finished | pruned | collapsed | failed; `score` is its best, where it has one."""
+        trial = self._open.pop(number)
+        for key, value in {"state": state, **attributes}.items():
+            trial.set_user_attr(key, value)
+        if state == "failed":
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif state == "collapsed":
+            self._study.tell(trial, self._worst())
+        elif state == "pruned" and self._has_report(trial):
+            self._study.tell(trial, state=TrialState.PRUNED)
+        elif score is not None:
+            self._study.tell(trial, score)
+        else:
+            self._study.tell(trial, self._worst())
+
+    def _has_report(self, trial: optuna.Trial) -> bool:
+        return bool(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def _worst(self) -> float:
+        """The worst finite score that any trial has shown."""
+        seen = [
+            value
+            for trial in self._study.get_trials(deepcopy=False)
+            for value in [*trial.intermediate_values.values(), *(trial.values or [])]
+        ]
+        return max(seen, default=self._floor)
+
+
+def _sampler(space: SearchSpace, sessions: int) -> BaseSampler:
+    """The configured sampler; its seed differs after every restart, or a restart would repeat its draws."""
+    seed = derive_seed(space.search.seed, "sampler", sessions) % 2**32
+    if space.search.sampler == "random":
+        return RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)

@@ -1,0 +1,265 @@
+"""Run a search: Ray Tune executes what the ledger asks for. Tune's own experiment state is never relied upon."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from gantune.config import ResourcesConfig
+from gantune.data.image_set import open_images
+from gantune.errors import RunError
+from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.run import Run
+from gantune.search.ledger import Ledger
+from gantune.search.schedulers import build_scheduler
+from gantune.search.screen import Screen, duration
+from gantune.search.study import Study
+from gantune.search.trainable import GanTrainable
+from gantune.space import SearchSpace
+from gantune.trial import Progress
+
+RETRIES = 2  # of a trial whose worker died; it continues from its checkpoint
+OBJECT_STORE_BYTES = 200_000_000  # of a Ray that we start ourselves; nothing large passes through it
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class _Unsaved:
+    """Tune pickles the parts of an experiment so as to restore it; we never do, and the books stay out of pickles."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
+    """Passes the ledger's proposals on to Tune."""
+
+    def __init__(self, ledger: Ledger, run: Run, resources: ResourcesConfig) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._run = run
+        self._threads = resources.cpus_per_trial
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        proposal = self._ledger.next()
+        if proposal is None:
+            finished: str = Searcher.FINISHED
+            return finished
+        return {
+            "number": proposal.number,
+            "folder": str(self._run.trial_folder(proposal.number).resolve()),
+            "reference": str(self._run.reference_path.resolve()),
+            "threads": self._threads,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: endings are noted by the callback, which hears of every result."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth."""
+
+
+class _Noting(_Unsaved, Callback):  # type: ignore[misc]
+    """Notes every result and failure in the ledger, and keeps the screen."""
+
+    def __init__(self, ledger: Ledger, screen: Screen) -> None:
+        self._ledger = ledger
+        self._screen = screen
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._screen.update(self._ledger)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "failure" in result:
+            row = self._ledger.fail(result["number"], result["failure"])
+        elif "progress" in result:
+            progress = Progress.from_dict(result["progress"])
+            row = self._ledger.record(result["number"], progress, stopped=bool(result.get("done")))
+        else:
+            return
+        if row is not None:
+            self._screen.ended(row, self._ledger)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = str(trial.get_error() or "its worker died").strip().splitlines()
+        row = self._ledger.fail(trial.config["number"], f"{reason[-1]} (after {RETRIES} retries; see ray.log)")
+        if row is not None:
+            self._screen.ended(row, self._ledger)
+
+
+class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
+    """Stops everything when the budget is used up or a person asks for it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.asked = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.asked or bool(self._ledger.out_of_budget())
+
+
+def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = None) -> bool:
+    """Carry a run to its end, from wherever it stands; False where a person stopped it before.
+
+    address: of a Ray cluster to join; None starts Ray on this machine. Raises RunError, DataError or PluginError
+    with nothing lost; the same call goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.lock())
+        images = open_images(space.data, screen.passing)
+        continued = run.begin(space)
+        if not run.reference_path.exists():
+            prepared = prepare_reference(images, screen.passing)
+            partial = run.reference_path.with_suffix(".partial")
+            shutil.copyfile(prepared, partial)
+            os.replace(partial, run.reference_path)
+        reference = load_reference(run.reference_path)
+        study = Study(run.study_path, space, reference.noise_score)
+        ledger = Ledger(run, space, study)
+        if continued:
+            screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
+        screen.say(
+            f"{images.name}: {len(images.images):,} images, {images.channels}x{images.size}x{images.size}; "
+            f"score {reference.fid_name} (uniform noise scores {reference.noise_score:.4g}; lower is better)"
+        )
+        if not ledger.complete() and not ledger.out_of_budget():
+            screen.passing("starting Ray")
+            stack.enter_context(_ray(run, address))
+            limit = _Limit(ledger)
+            stack.enter_context(_stop_on_signal(limit, screen))
+            _fit(space, run, ledger, limit, screen)
+            if limit.asked:
+                screen.say(f"stopped after {duration(ledger.seconds())}; the same command continues")
+                return False
+        run.results.merge()
+        if ledger.out_of_budget():
+            ledger.close(ledger.out_of_budget())
+            screen.say(f"search ended: {ledger.out_of_budget()}")
+        elif not ledger.complete():
+            raise RunError(f"{run.folder}: Ray ended before all trials had; see ray.log. The same command continues")
+        return True
+
+
+def _fit(space: SearchSpace, run: Run, ledger: Ledger, limit: _Limit, screen: Screen) -> None:
+    resources = space.resources
+    gpus = resources.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    _check_room(resources.cpus_per_trial, gpus)
+    shell = tune.with_resources(GanTrainable, {"cpu": resources.cpus_per_trial, "gpu": gpus})
+    scratch = run.folder / "ray"
+    tuner = tune.Tuner(
+        shell,
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=_Asking(ledger, run, resources),
+            scheduler=build_scheduler(space, ledger.rows),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="experiment",
+            storage_path=str(scratch.resolve()),
+            callbacks=[_Noting(ledger, screen)],
+            stop=limit,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
+            verbose=0,
+        ),
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        tuner.fit()
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError, tune.TuneError) as error:
+        if isinstance(error.__cause__, RunError):
+            raise error.__cause__ from error
+        raise RunError(f"{run.folder}: Ray failed: {error}; nothing is lost, the same command continues") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_room(cpus: float, gpus: float) -> None:
+    """Raise RunError where no machine could ever hold one trial: Tune would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+        raise RunError(
+            f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest machine has {most[0]:g} and {most[1]:g}; "
+            "lower resources.cpus_per_trial or resources.gpus_per_trial"
+        )
+
+
+@contextlib.contextmanager
+def _ray(run: Run, address: str | None) -> Iterator[None]:
+    """A connection to Ray, with its chatter in the run's ray.log. A Ray that we started ends with it."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    with _logged(run.folder / "ray.log") as handler:
+        try:
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
+            logging.getLogger("ray").handlers = [handler]  # ray.init takes all handlers off
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = f"at {address}" if address else "on this machine"
+            raise RunError(f"Ray could not be reached {where}: {error}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[logging.Handler]:
+    """What Ray prints and logs goes to a file instead of the screen."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("ray")
+    before = logger.handlers
+    logger.handlers = [handler]
+    try:
+        with contextlib.redirect_stdout(handler.stream):
+            yield handler
+    finally:
+        logger.handlers = before
+        handler.close()
+
+
+@contextlib.contextmanager
+def _stop_on_signal(limit: _Limit, screen: Screen) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the search to stop; a second Ctrl-C ends it at once. Neither loses a result."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if limit.asked:
+            raise KeyboardInterrupt
+        limit.asked = True
+        screen.say("stopping; what is running will continue from its last report")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""Read a section of a space file into the dataclass that is its schema."""
+
+import inspect
+import re
+import typing
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
+
+from gantune import plugins
+from gantune.config import SCHEDULERS, Constraint, Scheduler
+from gantune.document import Node, Problems
+from gantune.plugins import did_you_mean
+
+Section = TypeVar("Section")
+
+CONSTRAINT = re.compile(r"(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
+CONSTRAINT_METRICS = ("recall", "coverage", "diversity", "pixel_diversity")
+
+
+def read_section(node: Node | None, schema: type[Section], name: str, problems: Problems) -> Section | None:
+    """The section as its dataclass, defaults filled in; None where a problem was noted."""
+    if node is None:
+        return schema()
+    if not isinstance(node.value, dict):
+        problems.add(node.place, f"`{name}` must be a block of settings, got `{node.value}`")
+        return None
+    declared = plugins.options(schema)
+    before = len(problems.found)
+    values: dict[str, Any] = {}
+    for key, child in node.entries.items():
+        if key not in declared:
+            fix = did_you_mean(key, declared).removeprefix("; ")
+            problems.add(child.key or child.place, f"unknown setting `{key}` in {name}", fix)
+        else:
+            values[key] = _read_value(child, declared[key], f"{name}.{key}", problems)
+    if len(problems.found) > before:
+        return None
+    missing = [
+        key for key, option in declared.items() if option.default is inspect.Parameter.empty and key not in values
+    ]
+    assert not missing, missing
+    return schema(**values)
+
+
+def _read_value(node: Node, option: plugins.Option, name: str, problems: Problems) -> Any:
+    if option.annotation == Scheduler:
+        return _read_scheduler(node, problems)
+    if typing.get_origin(option.annotation) is tuple:
+        return _read_constraints(node, problems)
+    if is_dataclass(option.kind):
+        return read_section(node, option.kind, name, problems)
+    if isinstance(node.value, dict | list):
+        problems.add(node.place, f"`{name}`: expected {option.expected()}", "only `space:` has choices and ranges")
+        return None
+    try:
+        return option.convert(node.value)
+    except ValueError as error:
+        problems.add(node.place, f"`{name}`: {error}")
+        return None
+
+
+def _read_scheduler(node: Node, problems: Problems) -> Scheduler | None:
+    name, block = "", node
+    if isinstance(node.value, str):
+        name, block = node.value, Node({}, node.place)
+    elif len(node.entries) == 1:
+        name, block = next(iter(node.entries.items()))
+    if name not in SCHEDULERS:
+        fix = did_you_mean(name, SCHEDULERS).removeprefix("; ")
+        problems.add(block.key or node.place, f"unknown scheduler `{name}`" if name else "expected a scheduler", fix)
+        return None
+    return read_section(block if block.value is not None else None, SCHEDULERS[name], f"scheduler.{name}", problems)
+
+
+def _read_constraints(node: Node, problems: Problems) -> tuple[Constraint, ...]:
+    items = node.value if isinstance(node.value, list) else [node]
+    found = []
+    for item in items:
+        match = CONSTRAINT.fullmatch(item.value.strip()) if isinstance(item.value, str) else None
+        if match is None:
+            problems.add(item.place, "expected a constraint", "for example `recall >= 0.3`")
+        elif match[1] not in CONSTRAINT_METRICS:
+            fix = did_you_mean(match[1], CONSTRAINT_METRICS).removeprefix("; ")
+            problems.add(item.place, f"unknown metric `{match[1]}` in a constraint", fix)
+        else:
+            try:
+                relation = typing.cast(typing.Literal["<=", ">="], match[2])
+                found.append(Constraint(metric=match[1], relation=relation, bound=float(match[3])))
+            except ValueError:
+                problems.add(item.place, f"`{match[3]}` is not a number")
+    return tuple(found)

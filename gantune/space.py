@@ -1,0 +1,364 @@
+"""The search-space language: a YAML file becomes a SearchSpace, and a SearchSpace draws TrialConfigs.
+
+A scalar is a constant, a list a choice, `lo..hi` a range (with `log` and/or `int` before it), and `choose:` maps
+each option to a block of its own, so that a parameter exists only inside the branch that uses it.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from gantune import plugins
+from gantune.config import (
+    COMPONENTS,
+    NUMBERS,
+    Asha,
+    BudgetConfig,
+    CollapseConfig,
+    Component,
+    DataConfig,
+    ObjectiveConfig,
+    ResourcesConfig,
+    Scalar,
+    SearchConfig,
+    TrialConfig,
+)
+from gantune.document import Node, Problems, load
+from gantune.domains import (
+    Branch,
+    Constant,
+    Domain,
+    Draw,
+    FixedDraw,
+    contains,
+    draw_value,
+    read_branch,
+    read_domain,
+    searched,
+)
+from gantune.errors import PluginError, SpecError
+from gantune.plugins import did_you_mean
+from gantune.sections import read_section
+
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "objective": ObjectiveConfig,
+    "budget": BudgetConfig,
+    "search": SearchConfig,
+    "collapse": CollapseConfig,
+    "resources": ResourcesConfig,
+}
+KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", "baseline"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """A checked space file: its sections, the domain of every parameter, and the baseline by full path."""
+
+    name: str
+    data: DataConfig
+    objective: ObjectiveConfig
+    budget: BudgetConfig
+    search: SearchConfig
+    collapse: CollapseConfig
+    resources: ResourcesConfig
+    parameters: Mapping[str, Domain]
+    baseline: Mapping[str, Scalar] | None
+
+    def draw(self, draw: Draw, *, seed: int) -> TrialConfig:
+        """One configuration; asks `draw` only for the open parameters of the branches it takes."""
+        values: dict[str, Any] = {}
+        for name, domain in self.parameters.items():
+            if not isinstance(domain, Branch):
+                values[name] = draw_value(domain, name, draw)
+                continue
+            chosen = next(iter(domain.options))
+            if len(domain.options) > 1:
+                chosen = draw.suggest_categorical(name, tuple(domain.options))
+            options = {}
+            for option, inner in domain.options[chosen].items():
+                assert not isinstance(inner, Branch)
+                options[option] = draw_value(inner, f"{name}.{chosen}.{option}", draw)
+            values[name] = Component(name=chosen, options=tuple(sorted(options.items())))
+        return TrialConfig(
+            data=self.data,
+            objective=self.objective,
+            collapse=self.collapse,
+            samples=self.budget.samples_per_trial,
+            target=self.budget.target,
+            seed=seed,
+            **values,
+        )
+
+    def searched(self) -> dict[str, Domain]:
+        """The open parameters by full path."""
+        return dict(searched(self.parameters))
+
+    def rungs(self) -> list[int]:
+        """The samples seen at which the scheduler decides, up to the budget."""
+        scheduler, budget = self.search.scheduler, self.budget.samples_per_trial
+        if not isinstance(scheduler, Asha):
+            return []
+        rungs, at = [], scheduler.first_rung * budget
+        while at < budget:
+            rungs.append(round(at))
+            at *= scheduler.reduction
+        return rungs
+
+    def document(self) -> dict[str, Any]:
+        """The resolved space, defaults filled in, as plain values."""
+        sections = {key: _section_document(getattr(self, key)) for key in SECTIONS}
+        parameters = {name: _domain_document(domain) for name, domain in self.parameters.items()}
+        baseline = None if self.baseline is None else dict(self.baseline)
+        return {"version": 1, "name": self.name, **sections, "space": parameters, "baseline": baseline}
+
+
+def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
+    """Read and check a space file. Raises SpecError with every problem at once; nothing is started."""
+    problems = Problems()
+    root = load(path, overrides, problems, KNOWN)
+    space = _read(root, Path(path).stem, problems)
+    problems.raise_if_any()
+    assert space is not None
+    return space
+
+
+def load_trial(path: Path | str, overrides: Sequence[str] = ()) -> TrialConfig:
+    """Read one configuration: a space file in which every parameter is a constant.
+
+    Raises SpecError where it is wrong or where a parameter is open.
+    """
+    space = load_space(path, overrides)
+    if space.searched():
+        example = next(iter(space.searched()))
+        raise SpecError(
+            f"{path}: {len(space.searched())} parameters are open ({example} ...), so this is a space to search; "
+            f"fix them with --set {example}=VALUE, or use `gantune search`. Nothing was started."
+        )
+    return space.draw(FixedDraw({}), seed=space.search.seed)
+
+
+def trial_document(config: TrialConfig) -> dict[str, Any]:
+    """A configuration in the language of space files; `load_trial` reads it back to an equal value."""
+    space: dict[str, Any] = {}
+    for kind in COMPONENTS:
+        component = getattr(config, kind)
+        if component is not None:
+            space[kind] = {component.name: dict(component.options)}
+    space.update({name: getattr(config, name) for name in NUMBERS})
+    budget: dict[str, Any] = {"samples_per_trial": config.samples}
+    if config.target is not None:
+        budget["target"] = config.target
+    return {
+        "version": 1,
+        "data": _section_document(config.data),
+        "objective": _section_document(config.objective),
+        "collapse": _section_document(config.collapse),
+        "budget": budget,
+        "search": {"seed": config.seed},
+        "space": space,
+    }
+
+
+def dump(document: Mapping[str, Any]) -> str:
+    """Plain values as YAML text."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.width = 200
+    yaml.dump(json.loads(json.dumps(document)), stream)
+    return stream.getvalue()
+
+
+def conflict(config: TrialConfig) -> str | None:
+    """Why the parts of a configuration do not go together, or None where they do."""
+    penalised = config.loss.option("gp_weight") or 0
+    if penalised and config.architecture.option("norm_d") == "batch":
+        return (
+            f"architecture.{config.architecture.name}.norm_d: batch does not go with "
+            f"loss.{config.loss.name}.gp_weight: the penalty is per sample and batch norm mixes samples; "
+            "use norm_d: layer, spectral or none"
+        )
+    if penalised and config.loss.option("clip"):
+        return f"loss.{config.loss.name}: gp_weight and clip both bound the critic; set one of them to 0"
+    return None
+
+
+def _section_document(section: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in plugins.options(type(section)):
+        value = getattr(section, key)
+        if key == "scheduler":
+            found[key] = {"asha": asdict(value)} if isinstance(value, Asha) else "none"
+        elif key == "constraints":
+            found[key] = [str(item) for item in value]
+        elif hasattr(value, "__dataclass_fields__"):
+            found[key] = _section_document(value)
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def _domain_document(domain: Domain) -> Any:
+    if isinstance(domain, Branch):
+        blocks = {
+            name: {key: _domain_document(inner) for key, inner in block.items()}
+            for name, block in domain.options.items()
+        }
+        return {"choose": blocks}
+    if isinstance(domain, Constant):
+        return domain.value
+    return str(domain)
+
+
+def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
+    for key, child in root.entries.items():
+        if key not in KNOWN:
+            problems.add(child.key or child.place, f"unknown section `{key}`", did_you_mean(key, KNOWN)[2:])
+    version = root.entries.get("version")
+    if version is None or version.value != 1:
+        got = "nothing" if version is None else f"`{version.value}`"
+        problems.add((version or root).place, f"expected `version: 1`, got {got}", "this gantune reads version 1")
+    name = root.entries.get("name")
+    if name is not None and (not isinstance(name.value, str) or not name.value or "/" in name.value):
+        problems.add(name.place, f"`name` must be text without a slash, got `{name.value}`")
+    sections = {key: read_section(root.entries.get(key), schema, key, problems) for key, schema in SECTIONS.items()}
+    _check_dataset(root, problems)
+    _check_budget(root, sections, problems)
+    parameters: dict[str, Domain] = {}
+    if "space" in root.entries:
+        parameters = _read_space(root.entries["space"], problems)
+    else:
+        problems.add(root.place, "there is no `space:` section", "it says what is searched")
+    baseline_node = root.entries.get("baseline")
+    if problems.found:
+        if baseline_node is not None:
+            _read_space(baseline_node, problems, whole=False)
+        return None
+    label = str(name.value) if name is not None else stem
+    space = SearchSpace(name=label, **sections, parameters=parameters, baseline=None)  # type: ignore[arg-type]
+    if baseline_node is not None:
+        baseline = _read_baseline(space, baseline_node, problems)
+        space = SearchSpace(name=label, **sections, parameters=parameters, baseline=baseline)  # type: ignore[arg-type]
+    return space
+
+
+def _check_dataset(root: Node, problems: Problems) -> None:
+    node = root.entries.get("data", root).entries.get("dataset")
+    if node is None or not isinstance(node.value, str):
+        return
+    if node.value in plugins.names("dataset"):
+        return
+    if ":" in node.value:
+        try:
+            plugins.resolve("dataset", node.value)
+        except PluginError as error:
+            problems.add(node.place, str(error))
+    elif Path(node.value).exists():
+        node.value = str(Path(node.value).resolve())
+    else:
+        known = did_you_mean(node.value, plugins.names("dataset"))[2:]
+        problems.add(node.place, f"no data set and no file or folder is called `{node.value}`", known)
+
+
+def _check_budget(root: Node, sections: Mapping[str, Any], problems: Problems) -> None:
+    budget, objective = sections["budget"], sections["objective"]
+    if budget is None or objective is None:
+        return
+    if budget.samples_per_trial < objective.reports:
+        node = root.entries.get("budget", root).entries.get("samples_per_trial", root)
+        problems.add(node.place, f"{budget.samples_per_trial} samples cannot hold {objective.reports} reports")
+
+
+def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[str, Domain]:
+    """The parameters of a block; `whole` demands those that have no default."""
+    if not isinstance(node.value, dict):
+        problems.add(node.place, "expected a block of parameters", "architecture, loss, optimizer and lr_g are needed")
+        return {}
+    numbers = plugins.options(TrialConfig)
+    known = [*COMPONENTS, *NUMBERS]
+    found: dict[str, Domain] = {}
+    for key, child in node.entries.items():
+        domain: Domain | None = None
+        if key in COMPONENTS:
+            domain = read_branch(child, COMPONENTS[key], problems)
+        elif key in NUMBERS:
+            domain = read_domain(child, numbers[key], problems)
+        else:
+            problems.add(child.key or child.place, f"unknown parameter `{key}`", did_you_mean(key, known)[2:])
+        if domain is not None:
+            found[key] = domain
+    for key in ("architecture", "loss", "optimizer", "lr_g"):
+        if whole and key not in node.entries:
+            problems.add(node.key or node.place, f"`{key}` is missing", f"add {key}: ...")
+    for key in NUMBERS:
+        if whole and key not in node.entries and not numbers[key].required:
+            found[key] = Constant(numbers[key].default)
+    return found
+
+
+def _read_baseline(space: SearchSpace, node: Node, problems: Problems) -> dict[str, Scalar] | None:
+    """The baseline's value for every open parameter of its branches, each checked to lie in the space."""
+    given = _read_space(node, problems, whole=False)
+    if problems.found:
+        return None
+    values: dict[str, Scalar] = {}
+    for name, child in node.entries.items():
+        domain, fixed = space.parameters.get(name), given[name]
+        if domain is None:
+            problems.add(child.place, f"baseline gives `{name}`, which the space does not have", "add it to `space:`")
+        elif isinstance(domain, Branch) and isinstance(fixed, Branch):
+            _read_baseline_branch(name, child, domain, fixed, values, problems)
+        else:
+            _check_baseline_value(name, child, domain, fixed, values, problems)
+    if problems.found:
+        return None
+    try:
+        config = space.draw(FixedDraw(values), seed=0)
+    except KeyError as error:
+        path = str(error.args[0])
+        problems.add(node.key or node.place, f"baseline leaves `{path}` open", f"it is {space.searched()[path]}")
+        return None
+    reason = conflict(config)
+    if reason:
+        problems.add(node.key or node.place, f"the baseline cannot be trained: {reason}")
+    return values
+
+
+def _read_baseline_branch(
+    name: str, node: Node, domain: Branch, fixed: Branch, values: dict[str, Scalar], problems: Problems
+) -> None:
+    if len(fixed.options) != 1:
+        problems.add(node.place, f"baseline must name one {name}, got {fixed}")
+        return
+    chosen, options = next(iter(fixed.options.items()))
+    if chosen not in domain.options:
+        problems.add(node.place, f"baseline's {name} `{chosen}` is not in the space", f"the space has {domain}")
+        return
+    values[name] = chosen
+    block = node.entries.get("choose", node).entries.get(chosen)
+    for option, child in (block.entries if block else {}).items():
+        path = f"{name}.{chosen}.{option}"
+        _check_baseline_value(path, child, domain.options[chosen][option], options[option], values, problems)
+
+
+def _check_baseline_value(
+    path: str, node: Node, domain: Domain, fixed: Domain, values: dict[str, Scalar], problems: Problems
+) -> None:
+    if not isinstance(fixed, Constant):
+        problems.add(node.place, f"baseline must give `{path}` one value, got {fixed}")
+    elif not contains(domain, fixed.value):
+        problems.add(node.place, f"baseline's `{path}` is outside the space", f"the space has {domain}")
+    else:
+        values[path] = fixed.value
+
+
+def check_trial(config: TrialConfig) -> None:
+    """Raise SpecError where the parts of a configuration do not go together."""
+    reason = conflict(config)
+    if reason:
+        raise SpecError(f"{reason}. Nothing was started.")

@@ -1,0 +1,204 @@
+"""Train one configuration as a generator of Progress; whoever drives it decides when to stop."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gantune.checkpoint import read_checkpoint, write_checkpoint
+from gantune.collapse import CollapseMonitor, Verdict
+from gantune.config import Constraint, TrialConfig, derive_seed
+from gantune.data.image_set import BatchSource, ImageSet
+from gantune.errors import CheckpointError
+from gantune.metrics.reference import Reference
+from gantune.models.networks import ImageShape
+from gantune.space import check_trial, trial_document
+from gantune.trainer import GANTrainer
+
+LATEST = "latest.safetensors"
+BEST = "best.safetensors"
+STEPS_BETWEEN_CHECKS = 32  # of finiteness; each check waits for the device once
+
+State = Literal["running", "finished", "collapsed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a trial has reached.
+
+    `score` is this report's and `best_score` the best so far that met all constraints; both are None where there is
+    none. `seconds` is training time, over all sessions.
+    """
+
+    samples_seen: int
+    score: float | None
+    best_score: float | None
+    metrics: Mapping[str, float]
+    verdict: Verdict = field(default_factory=Verdict)
+    state: State = "running"
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Progress":
+        """The progress that `as_dict` described."""
+        return Progress(**{**values, "verdict": Verdict(**values["verdict"])})
+
+
+def train_trial(
+    config: TrialConfig, images: ImageSet, reference: Reference, folder: Path, device: torch.device
+) -> Iterator[Progress]:
+    """Train to the end of the budget, the target or a verdict, yielding at each report.
+
+    `folder` receives `latest` (everything, for continuing) and `best` (the averaged generator of the best report).
+    Where it already holds a `latest`, its last report is yielded once more and training goes on from there, bit for
+    bit as if never interrupted (on a CPU). Raises SpecError for parts that do not go together, CheckpointError for a
+    damaged or foreign checkpoint.
+    """
+    check_trial(config)
+    trial = _Trial(config, images, reference, folder, device)
+    progress = trial.restore()
+    if progress is not None:
+        yield progress
+    while progress is None or progress.state == "running":
+        trial.train_to_next_report()
+        progress = trial.report()
+        yield progress
+
+
+class _Trial:
+    """The moving parts of one trial between its reports."""
+
+    def __init__(
+        self, config: TrialConfig, images: ImageSet, reference: Reference, folder: Path, device: torch.device
+    ) -> None:
+        self.config = config
+        self.reference = reference.to(device)
+        self.folder = folder
+        self.device = device
+        self.shape = ImageShape(images.channels, images.size)
+        self.trainer = GANTrainer(config, self.shape, device)
+        self.batches = BatchSource(images, device, derive_seed(config.seed, "data"))
+        self.monitor = CollapseMonitor(config.collapse, config.samples)
+        self.reports = 0
+        self.seconds = 0.0
+        self.best_score: float | None = None
+        self.finite = True
+
+    def train_to_next_report(self) -> None:
+        """Train up to the next of the evenly spaced reports, or until a value is not finite."""
+        started = time.monotonic()
+        until = math.ceil(self.config.samples * (self.reports + 1) / self.config.objective.reports)
+        steps = 0
+        while self.trainer.samples_seen < until:
+            self.trainer.step(self.batches.draw)
+            steps += 1
+            if steps % STEPS_BETWEEN_CHECKS == 0 and not self.trainer.finite():
+                break
+        self.finite = self.trainer.finite()
+        self.seconds += time.monotonic() - started
+
+    def report(self) -> Progress:
+        """Measure, judge, and write the checkpoints of this moment."""
+        objective = self.config.objective
+        self.reports += 1
+        signals = self.trainer.take_signals()
+        metrics = self._evaluate(objective.samples.report) if self.finite else {}
+        score = metrics.get(self.reference.fid_name, math.nan)
+        verdict = self.monitor.observe(self.trainer.samples_seen, score, metrics, signals, self.finite)
+        eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
+        if eligible and (self.best_score is None or score < self.best_score):
+            self.best_score = score
+            self._write_best(score, metrics)
+        state: State = "running"
+        target = self.config.target
+        reached = target is not None and self.best_score is not None and self.best_score <= target
+        if verdict.dead or not math.isfinite(score):
+            state = "collapsed"
+        elif self.reports >= objective.reports or reached:
+            state = "finished"
+        if state == "finished" and self.best_score is not None:
+            metrics |= {f"final_{name}": value for name, value in self._evaluate_best().items()}
+        progress = Progress(
+            samples_seen=self.trainer.samples_seen,
+            score=score if math.isfinite(score) else None,
+            best_score=self.best_score,
+            metrics={name: value for name, value in {**metrics, **signals}.items() if math.isfinite(value)},
+            verdict=verdict,
+            state=state,
+            seconds=self.seconds,
+        )
+        self._write_latest(progress)
+        return progress
+
+    def _evaluate(self, count: int) -> dict[str, float]:
+        return self.reference.evaluate(self.trainer.ema_generator, self.trainer.z_dim, count, self.device)
+
+    def _evaluate_best(self) -> dict[str, float]:
+        """The best weights once more, with the final count of samples."""
+        tensors, _ = read_checkpoint(self.folder / BEST, "generator")
+        trained = {name: value.clone() for name, value in self.trainer.ema_generator.state_dict().items()}
+        self.trainer.ema_generator.load_state_dict(tensors)
+        metrics = self._evaluate(self.config.objective.samples.final)
+        self.trainer.ema_generator.load_state_dict(trained)
+        return metrics
+
+    def _write_best(self, score: float, metrics: Mapping[str, float]) -> None:
+        meta = {
+            "config": trial_document(self.config),
+            "shape": [self.shape.channels, self.shape.size],
+            "z_dim": self.trainer.z_dim,
+            "samples_seen": self.trainer.samples_seen,
+            "score": score,
+            "metrics": metrics,
+            "reference": self.reference.key,
+        }
+        write_checkpoint(self.folder / BEST, "generator", self.trainer.ema_generator.state_dict(), meta)
+
+    def _write_latest(self, progress: Progress) -> None:
+        tensors = {**self.trainer.state(), "rng.data": self.batches.generator.get_state()}
+        meta = {
+            "config": trial_document(self.config),
+            "reference": self.reference.key,
+            "reports": self.reports,
+            "monitor": self.monitor.state(),
+            "progress": progress.as_dict(),
+        }
+        write_checkpoint(self.folder / LATEST, "trial", tensors, meta)
+
+    def restore(self) -> Progress | None:
+        """Continue from the folder's `latest`; None where there is none."""
+        path = self.folder / LATEST
+        if not path.exists():
+            return None
+        tensors, meta = read_checkpoint(path, "trial")
+        if meta["config"] != json.loads(json.dumps(trial_document(self.config))):
+            raise CheckpointError(f"{path}: belongs to another configuration; use another folder")
+        if meta["reference"] != self.reference.key:
+            raise CheckpointError(f"{path}: was scored against another reference, so its scores do not compare")
+        progress = Progress.from_dict(meta["progress"])
+        data_state: Tensor = tensors.pop("rng.data")
+        self.trainer.load_state(tensors)
+        self.batches.generator.set_state(data_state)
+        self.monitor.load_state(meta["monitor"])
+        self.reports = meta["reports"]
+        self.seconds = progress.seconds
+        self.best_score = progress.best_score
+        if (self.folder / BEST).exists():  # written just before `latest`, so it may be one report ahead
+            kept: float = read_checkpoint(self.folder / BEST, "generator")[1]["score"]
+            self.best_score = kept if self.best_score is None else min(self.best_score, kept)
+        return progress
+
+
+def meets(constraints: tuple[Constraint, ...], metrics: Mapping[str, float]) -> bool:
+    """Whether metrics meet all constraints; a metric that is missing does not."""
+    return all(item.violation(metrics.get(item.metric, math.nan)) <= 0 for item in constraints)
