@@ -159,7 +159,7 @@ class Run:
             raise NoSurvivorError(f"{self.folder}: no trial has reported yet")
         reasons = []
         for trial in trials:
-            reason = trial.cause or "no report met the constraints"
+            reason = trial.cause.partition("\n")[0] or "no report met the constraints"
             reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
         raise NoSurvivorError("\n".join([f"{self.folder}: no trial survived", *reasons]))
 

@@ -226,8 +226,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     name = root.entries.get("name")
     if name is not None and (not isinstance(name.value, str) or not name.value or "/" in name.value):
         problems.add(name.place, f"`name` must be text without a slash, got `{name.value}`")
+    _find_dataset(root, problems)
     sections = {key: read_section(root.entries.get(key), schema, key, problems) for key, schema in SECTIONS.items()}
-    _check_dataset(root, problems)
     _check_budget(root, sections, problems)
     parameters: dict[str, Domain] = {}
     if "space" in root.entries:
@@ -247,7 +247,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     return space
 
 
-def _check_dataset(root: Node, problems: Problems) -> None:
+def _find_dataset(root: Node, problems: Problems) -> None:
+    """Check that the data set exists, and make a path absolute: workers run in other directories."""
     node = root.entries.get("data", root).entries.get("dataset")
     if node is None or not isinstance(node.value, str):
         return

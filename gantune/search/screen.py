@@ -67,7 +67,7 @@ def overview(ledger: Ledger) -> str:
 
 def _outcome(row: Row) -> str:
     if row.state in ("collapsed", "failed"):
-        return row.cause
+        return row.cause.splitlines()[0]
     if row.best_score is not None:
         return f"score {row.best_score:.4g}"
     return "no report" if row.score is None else f"score {row.score:.4g}, constraints not met"

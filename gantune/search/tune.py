@@ -218,10 +218,9 @@ def _ray(run: Run, address: str | None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
     own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    with _logged(run.folder / "ray.log") as handler:
+    with _logged(run.folder / "ray.log"):
         try:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
-            logging.getLogger("ray").handlers = [handler]  # ray.init takes all handlers off
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             where = f"at {address}" if address else "on this machine"
             raise RunError(f"Ray could not be reached {where}: {error}") from error
@@ -232,18 +231,23 @@ def _ray(run: Run, address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged(path: Path) -> Iterator[logging.Handler]:
-    """What Ray prints and logs goes to a file instead of the screen."""
+def _logged(path: Path) -> Iterator[None]:
+    """What Ray prints and logs goes to a file instead of the screen.
+
+    The file hangs on the root logger: ray.init takes away whatever hangs on Ray's own.
+    """
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("ray")
-    before = logger.handlers
-    logger.handlers = [handler]
+    before, propagate = list(logger.handlers), logger.propagate
+    logger.handlers, logger.propagate = [], True
+    logging.root.addHandler(handler)
     try:
         with contextlib.redirect_stdout(handler.stream):
-            yield handler
+            yield
     finally:
-        logger.handlers = before
+        logging.root.removeHandler(handler)
+        logger.handlers, logger.propagate = before, propagate
         handler.close()
 
 

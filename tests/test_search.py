@@ -1,0 +1,191 @@
+"""Real searches in processes of their own, on digits, with Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pyarrow.dataset as ds
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from PIL import Image
+
+from gantune.run import ENDED, Run
+
+SPACE = """
+version: 1
+name: tiny
+data: {dataset: digits, size: 8}
+objective: {samples: {report: 200, final: 300}, reports: 4}
+budget: {trials: 6, samples_per_trial: 3000}
+search: {scheduler: {asha: {first_rung: 0.5, reduction: 2}}}
+space:
+  architecture: {choose: {mlp: {hidden: [32, 64]}, dcgan: {width: [8], norm_d: none}}}
+  loss: [non_saturating, hinge]
+  optimizer: adam
+  lr_g: log 1e-4..1e-2
+  batch_size: [32, 64]
+baseline: {architecture: {mlp: {hidden: 64}}, loss: hinge, lr_g: 1e-3, batch_size: 32}
+"""
+
+
+@pytest.fixture
+def space(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def command(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return {"args": [sys.executable, "-m", "gantune", *arguments], "cwd": folder, "env": environment}
+
+
+def gantune(folder, *arguments, code=0):
+    done = subprocess.run(**command(folder, *arguments), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def study_of(run: Run) -> optuna.Study:
+    return optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(run.study_path))))
+
+
+def assert_whole(run: Run, trials: int) -> None:
+    """Each asked trial ended once in the results, and as often in the study; none is left running."""
+    ends = Counter(row.trial for row in run.results.rows() if row.state in ENDED)
+    assert ends == Counter(range(trials))
+    states = Counter(trial.state for trial in study_of(run).trials)
+    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+    assert sum(states.values()) == trials
+
+
+def wait_for(process, condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the search ended before it could be interrupted"
+        assert time.monotonic() < until, "the search did not get that far"
+        time.sleep(0.05)
+
+
+def test_a_search_finds_exports_and_samples_a_generator(space, tmp_path):
+    done = gantune(tmp_path, "search", str(space))
+    assert "6/6" in done.stderr
+    assert "ray" not in done.stderr.replace("ray.log", "").lower()  # its chatter stays in the log
+    run = Run(tmp_path / "runs" / "tiny")
+    assert_whole(run, 6)
+
+    table = ds.dataset(str(run.folder / "results"), format="parquet").to_table()
+    wanted = {"trial", "state", "samples_seen", "score", "metrics", "seed", "config", "cause"}
+    assert wanted <= set(table.column_names)
+    ends = {trial.number: trial for trial in run.trials()}
+    for row in run.results.rows():
+        assert row.samples_seen <= ends[row.trial].samples_seen
+
+    best = json.loads(gantune(tmp_path, "best", "tiny", "--export", "winner", "--json").stdout)
+    assert best["score"] == min(trial.best_score for trial in ends.values() if trial.survived)
+    assert best["baseline_score"] is not None
+    assert Path(tmp_path, best["checkpoint"]).is_file()
+    assert sorted(path.name for path in (tmp_path / "winner").iterdir()) == [
+        "config.yaml",
+        "generator.safetensors",
+        "samples.png",
+    ]
+    text = gantune(tmp_path, "best").stdout
+    assert f"#{best['trial']}" in text
+    assert "baseline" in text
+
+    gantune(tmp_path, "sample", "winner", "-n", "5", "--out", "a")
+    gantune(tmp_path, "sample", best["checkpoint"], "-n", "5", "--out", "b")
+    for name in sorted(path.name for path in (tmp_path / "a").iterdir()):
+        assert np.array_equal(Image.open(tmp_path / "a" / name), Image.open(tmp_path / "b" / name))
+
+    again = gantune(tmp_path, "search", str(space))
+    assert "6 of 6 trials have ended" in again.stderr
+    assert_whole(run, 6)
+
+    more = gantune(tmp_path, "search", str(space), "--set", "budget.trials=8")
+    assert "8/8" in more.stderr
+    assert_whole(run, 8)
+
+    other = gantune(tmp_path, "search", str(space), "--set", "data.size=16", code=1)
+    assert "data.size: 8 became 16" in other.stderr
+
+
+def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):
+    asked = 8
+    arguments = ("search", str(space), "--set", f"budget.trials={asked}")
+    run = Run(tmp_path / "runs" / "tiny")
+    process = subprocess.Popen(**command(tmp_path, *arguments), stderr=subprocess.DEVNULL)
+    wait_for(process, lambda: sum(row.state in ENDED for row in run.results.rows()) >= 3)
+    process.kill()
+    process.wait()
+    before = run.results.rows()
+
+    gantune(tmp_path, *arguments)
+    assert_whole(run, asked)
+    after = run.results.rows()
+    assert before == after[: len(before)]
+    reports = Counter((row.trial, row.samples_seen) for row in after)
+    assert max(reports.values()) == 1
+
+
+def test_ctrl_c_stops_politely_and_the_same_command_continues(space, tmp_path):
+    run = Run(tmp_path / "runs" / "tiny")
+    process = subprocess.Popen(**command(tmp_path, "search", str(space)), stderr=subprocess.PIPE, text=True)
+    wait_for(process, lambda: len(run.results.rows()) >= 3)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    gantune(tmp_path, "search", str(space))
+    assert_whole(run, 6)
+
+
+FRAGILE = """
+import os
+from pathlib import Path
+from gantune.models.mlp import mlp
+
+def fragile(shape, *, hidden: int = 16):
+    marker = Path(__file__).with_name("died-once")
+    if not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return mlp(shape, hidden=hidden)
+
+def broken(shape, *, hidden: int = 16):
+    raise ValueError("no such shape")
+"""
+
+
+def test_a_trial_whose_worker_dies_is_trained_again(space, tmp_path):
+    (tmp_path / "mine.py").write_text(FRAGILE)
+    space.write_text(SPACE.partition("baseline:")[0])
+    arguments = ("--set", "architecture=mine:fragile", "--set", "budget.trials=2")
+    gantune(tmp_path, "search", str(space), *arguments)
+    run = Run(tmp_path / "runs" / "tiny")
+    assert (tmp_path / "died-once").exists()
+    assert_whole(run, 2)
+    assert all(trial.state in ("finished", "pruned") for trial in run.trials())
+
+
+def test_a_run_without_survivors_says_why_and_exits_with_3(space, tmp_path):
+    (tmp_path / "mine.py").write_text(FRAGILE)
+    space.write_text(SPACE.partition("baseline:")[0])
+    arguments = ("--set", "architecture=mine:broken", "--set", "budget.trials=2")
+    done = gantune(tmp_path, "search", str(space), *arguments, code=3)
+    assert "no trial survived" in done.stderr
+    assert "no such shape" in done.stderr
+    assert_whole(Run(tmp_path / "runs" / "tiny"), 2)
+    assert gantune(tmp_path, "best", code=3).stderr.count("no such shape") == 2
