@@ -34,7 +34,7 @@ def main() -> None:
         wall = time.monotonic() - started
         trials = run.trials()
         first = min(row.run_seconds for row in run.results.rows())
-    cpus = (os.cpu_count() or 1) // space.resources.cpus_per_trial
+    cpus = os.cpu_count() or 1
     training = sum(trial.seconds for trial in trials)
     print("| trials | CPUs | wall s | first report s | training s | training share of CPU time |")
     print(f"| {len(trials)} | {cpus} | {wall:.0f} | {first:.0f} | {training:.0f} | {training / (wall * cpus):.0%} |")

@@ -134,9 +134,9 @@ class SearchConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcesConfig:
-    """What one trial occupies. GPUs may be a fraction; left out, a trial takes one where there are any."""
+    """What one trial occupies; fractions share. Left out, a trial takes one GPU where there are any."""
 
-    cpus_per_trial: Count = 1
+    cpus_per_trial: Positive = 1.0
     gpus_per_trial: Weight | None = None
 
 

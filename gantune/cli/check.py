@@ -6,6 +6,9 @@ from pathlib import Path
 import click
 
 from gantune.cli import options
+from gantune.config import Asha
+from gantune.domains import Branch
+from gantune.space import SearchSpace, load_space
 
 
 @click.command("check")
@@ -18,9 +21,6 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     \b
     gantune check search_spaces/dcgan.yaml
     """
-    from gantune.domains import Branch
-    from gantune.space import load_space
-
     loaded = load_space(space, overrides)
     if as_json:
         click.echo(json.dumps(loaded.document(), indent=1))
@@ -42,8 +42,17 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         + (f", {budget.hours:g} hours" if budget.hours else "")
         + (f", until a score of {budget.target:g}" if budget.target else "")
     )
-    rungs = loaded.rungs()
-    at = ", ".join(f"{rung:,}" for rung in rungs)
-    click.echo(f"early stops: collapse, and at {at} samples" if rungs else "early stops: collapse only")
+    click.echo(f"early stops: {_early_stops(loaded)}")
     click.echo(f"baseline: {'trial 0' if loaded.baseline is not None else 'none'}")
     click.echo("OK. Nothing was started.")
+
+
+def _early_stops(space: SearchSpace) -> str:
+    scheduler, left = space.search.scheduler, float(space.budget.trials)
+    if not isinstance(scheduler, Asha):
+        return "collapse only"
+    steps = [f"{space.budget.trials} trials"]
+    for rung in space.rungs():
+        left /= scheduler.reduction
+        steps.append(f"about {max(1, round(left))} beyond {rung:,} samples")
+    return f"collapse, and ASHA: {' -> '.join(steps)}"

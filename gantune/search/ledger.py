@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gantune.errors import RunError
 from gantune.results import Row
 from gantune.run import ENDED, Run
 from gantune.search.study import Proposal, Study
@@ -31,12 +32,16 @@ class Ledger:
         self._run = run
         self._study = study
         self._budget = space.budget
+        self._constraints = space.objective.constraints
         self._started = time.monotonic()
         rows = run.results.rows()
         self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
         self._last = {row.trial: row for row in rows}
         self._known = {(row.trial, row.samples_seen) for row in rows}
         self.rows = rows
+        if rows and not study.knows(max(self._last)):
+            raise RunError(f"{run.study_path}: lacks trials that the results hold; put it back, or use --name")
+        self._lowest: dict[int, float] = {}
         self.ended: Counter[str] = Counter(row.state for row in self._last.values() if row.state in ENDED)
         self.ended_here = 0
         self.best: Best | None = None
@@ -50,8 +55,8 @@ class Ledger:
         waiting = []
         for proposal in self._study.open_proposals():
             for row in self.rows:
-                if row.trial == proposal.number and row.score is not None:
-                    self._study.report(row.trial, row.samples_seen, row.score)
+                if row.trial == proposal.number:
+                    self._report(row)
             last = self._last.get(proposal.number)
             if last is not None and last.state in ENDED:
                 self._tell(last)
@@ -87,8 +92,7 @@ class Ledger:
             return None  # a trial that continues repeats its last report
         row = self._row(number, ended, progress, cause)
         self._append(row)
-        if row.score is not None:
-            self._study.report(number, row.samples_seen, row.score)
+        self._report(row)
         if ended == "running":
             return None
         self._tell(row)
@@ -144,11 +148,22 @@ class Ledger:
         self._known.add((row.trial, row.samples_seen))
         self._note_best(row)
 
+    def _report(self, row: Row) -> None:
+        """Pass a report on to the study: the lowest score so far, for a trial is its best checkpoint."""
+        if row.score is not None:
+            lowest = min(row.score, self._lowest.get(row.trial, row.score))
+            self._lowest[row.trial] = lowest
+            self._study.report(row.trial, row.samples_seen, lowest)
+
     def _tell(self, row: Row) -> None:
         attributes = {"cause": row.cause, "samples_seen": row.samples_seen, "verdict": row.verdict}
-        scores = [known.score for known in self.rows if known.trial == row.trial and known.score is not None]
-        lowest = row.best_score if row.best_score is not None else min(scores, default=None)
-        self._study.tell(row.trial, row.state, lowest, attributes)
+        score = row.best_score if row.best_score is not None else self._lowest.get(row.trial)
+        violations = {
+            str(item): -1.0 if row.best_score is not None else item.violation(row.metrics[item.metric])
+            for item in self._constraints
+            if item.metric in row.metrics
+        }
+        self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations)
         if self._proposals.pop(row.trial, None) is not None:
             self.ended[row.state] += 1
             self.ended_here += 1

@@ -1,8 +1,9 @@
 """The one place that knows Optuna: proposes configurations and is told what became of them.
 
 The study lives in a journal file in the run directory, which optuna-dashboard opens. A collapsed trial is told as a
-complete one with the worst finite value so far, so that the sampler learns where runs die; a stopped one as pruned,
-with the step at which it stopped.
+complete one with the worst finite value so far, and as infeasible: TPE ranks every complete trial before every pruned
+one, so the value alone would place a dead run above one that was stopped while it learned. A stopped trial is told as
+pruned, with the step at which it stopped.
 """
 
 import logging
@@ -42,7 +43,9 @@ class Study:
         self._floor = floor
         try:
             storage = JournalStorage(JournalFileBackend(str(path)))
-            self._study = optuna.create_study(storage=storage, study_name=path.parent.name, load_if_exists=True)
+            names = optuna.get_all_study_names(storage)  # a run that was renamed keeps its study
+            name = names[0] if names else path.parent.name
+            self._study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be opened as a study: {error}") from error
         self._study.sampler = _sampler(space, sessions=len(self._study.trials))
@@ -84,6 +87,10 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         return sum(trial.state != TrialState.WAITING and "rejected" not in trial.user_attrs for trial in trials)
 
+    def knows(self, number: int) -> bool:
+        """Whether a trial of this number was ever proposed."""
+        return number < len(self._study.get_trials(deepcopy=False))
+
     def is_open(self, number: int) -> bool:
         """Whether a trial is still to be told."""
         return number in self._open
@@ -95,9 +102,23 @@ class Study:
             warnings.simplefilter("ignore", UserWarning)
             trial.report(score, step=samples_seen)
 
-    def tell(self, number: int, state: str, score: float | None, attributes: Mapping[str, Any]) -> None:
-        """How a trial ended: finished | pruned | collapsed | failed; `score` is its best, where it has one."""
-        trial = self._open.pop(number)
+    def tell(
+        self,
+        number: int,
+        state: str,
+        score: float | None,
+        *,
+        attributes: Mapping[str, Any],
+        violations: Mapping[str, float],
+    ) -> None:
+        """How a trial ended: finished | pruned | collapsed | failed; `score` is its lowest, where it has one.
+
+        violations: by constraint, how far it is missed; zero or less where it is met.
+        """
+        trial = self._open[number]
+        for key, value in {**violations, "collapsed": 1.0 if state == "collapsed" else -1.0}.items():
+            if key not in trial.constraints:
+                trial.set_constraint(key, value)
         for key, value in {"state": state, **attributes}.items():
             trial.set_user_attr(key, value)
         if state == "failed":
@@ -110,6 +131,7 @@ class Study:
             self._study.tell(trial, score)
         else:
             self._study.tell(trial, self._worst())
+        del self._open[number]
 
     def _has_report(self, trial: optuna.Trial) -> bool:
         return bool(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values)

@@ -53,7 +53,7 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         super().__init__()
         self._ledger = ledger
         self._run = run
-        self._threads = resources.cpus_per_trial
+        self._threads = max(1, int(resources.cpus_per_trial))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         proposal = self._ledger.next()
