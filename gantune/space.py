@@ -31,6 +31,7 @@ from gantune.config import (
 from gantune.document import Node, Problems, load
 from gantune.domains import (
     Branch,
+    Choice,
     Constant,
     Domain,
     Draw,
@@ -111,11 +112,11 @@ class SearchSpace:
         return rungs
 
     def document(self) -> dict[str, Any]:
-        """The resolved space, defaults filled in, as plain values."""
+        """The resolved space, defaults filled in, as plain values; written as YAML it reads back to an equal space."""
         sections = {key: _section_document(getattr(self, key)) for key in SECTIONS}
         parameters = {name: _domain_document(domain) for name, domain in self.parameters.items()}
-        baseline = None if self.baseline is None else dict(self.baseline)
-        return {"version": 1, "name": self.name, **sections, "space": parameters, "baseline": baseline}
+        whole = {"version": 1, "name": self.name, **sections, "space": parameters}
+        return whole if self.baseline is None else {**whole, "baseline": _baseline_document(self.baseline)}
 
 
 def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -212,7 +213,25 @@ def _domain_document(domain: Domain) -> Any:
         return {"choose": blocks}
     if isinstance(domain, Constant):
         return domain.value
-    return str(domain)
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    ends = [int(end) if domain.integer else end for end in (domain.low, domain.high)]
+    return " ".join(["log"] * domain.log + ["int"] * domain.integer + [f"{ends[0]!r}..{ends[1]!r}"])
+
+
+def _baseline_document(values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """A baseline by full path as the nested block that it was read from."""
+    found: dict[str, Any] = {}
+    for path, value in values.items():
+        kind, *inner = path.split(".")
+        if kind not in COMPONENTS:
+            found[path] = value
+        elif inner:
+            found.setdefault(kind, {}).setdefault(inner[0], {})[inner[1]] = value
+    for kind in COMPONENTS:
+        if kind in values and kind not in found:
+            found[kind] = values[kind]
+    return found
 
 
 def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
