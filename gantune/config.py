@@ -72,7 +72,7 @@ class Constraint:
         return value - self.bound if self.relation == "<=" else self.bound - value
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.relation} {self.bound:g}"
+        return f"{self.metric} {self.relation} {self.bound!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """A YAML file as a tree that knows where everything stands, and problems that point at it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -12,6 +13,7 @@ from gantune.config import Scalar
 from gantune.errors import SpecError
 
 MAX_DEPTH = 20
+MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,14 @@ class Node:
     def entries(self) -> "dict[str, Node]":
         """The entries of a mapping; none where the value is something else."""
         return self.value if isinstance(self.value, dict) else {}
+
+    def got(self) -> str:
+        """What stands here, in words."""
+        if self.value is None:
+            return "nothing"
+        if isinstance(self.value, dict | list):
+            return "a block" if isinstance(self.value, dict) else "a list"
+        return f"`{self.value}`"
 
 
 @dataclass(slots=True)
@@ -98,14 +108,14 @@ def parse(text: str, source: str, problems: Problems) -> Node:
         place = Place(source, mark.line, mark.column) if mark else Place(source)
         problems.add(place, f"not valid YAML: {error.problem or error.context}")
         node = None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (YAMLError, ValueError, OverflowError, RecursionError) as error:
         problems.add(_place_in_reader_error(error, text, source), f"not valid YAML: {_first_line(error)}")
         node = None
     problems.raise_if_any()
     if node is None:
         problems.add(Place(source), "the file is empty")
         problems.raise_if_any()
-    root = _build(node, source, problems, depth=0)
+    root = _build(node, source, problems, depth=0, built=count(1))
     problems.raise_if_any()
     return root
 
@@ -122,24 +132,31 @@ def _first_line(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error).splitlines()[0]
 
 
-def _build(node: object, source: str, problems: Problems, depth: int) -> Node:
+def _build(node: object, source: str, problems: Problems, depth: int, built: Iterator[int]) -> Node:
     assert isinstance(node, ScalarNode | SequenceNode | MappingNode)
     place = _place(node, source)
     if depth > MAX_DEPTH:
         problems.add(place, "nested too deeply", "an alias must not contain itself")
         return Node(None, place)
+    if next(built) > MAX_VALUES:
+        problems.add(place, f"more than {MAX_VALUES:,} values", "aliases repeat what they name")
+        return Node(None, place)
     if isinstance(node, ScalarNode):
         return Node(_scalar(node, place, problems), place)
+    if str(node.tag) not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+        problems.add(place, f"unknown tag `{node.tag}`", "write a plain value")
     if isinstance(node, SequenceNode):
-        return Node([_build(child, source, problems, depth + 1) for child in node.value], place)
+        return Node([_build(child, source, problems, depth + 1, built) for child in node.value], place)
     entries: dict[str, Node] = {}
     for key_node, value_node in node.value:
         key_place = _place(key_node, source)
         if not isinstance(key_node, ScalarNode):
             problems.add(key_place, "a key must be a plain name")
             continue
-        child = _build(value_node, source, problems, depth + 1)
+        child = _build(value_node, source, problems, depth + 1, built)
         child.key = key_place
+        if child.value is None and value_node.start_mark.index == value_node.end_mark.index:
+            child.place = key_place  # the parser puts a value that is not there at the next token
         if key_node.value in entries:
             problems.add(key_place, f"`{key_node.value}` is given twice", "keep one of them")
         entries[key_node.value] = child
@@ -158,7 +175,7 @@ def _scalar(node: ScalarNode, place: Place, problems: Problems) -> Scalar:
     try:
         if kind == "null":
             return None
-        if kind == "bool":
+        if kind == "bool" and text.lower() in ("true", "false"):
             return text.lower() == "true"
         if kind == "int":
             digits = text.replace("_", "")
@@ -168,7 +185,7 @@ def _scalar(node: ScalarNode, place: Place, problems: Problems) -> Scalar:
     except ValueError:
         problems.add(place, f"`{text}` is not a number")
         return None
-    if kind != "str":
+    if kind not in ("str", "timestamp", "value", "merge"):  # YAML 1.2 has no dates
         problems.add(place, f"unknown tag `{node.tag}`", "write a plain value")
     return text
 
@@ -177,14 +194,17 @@ def _override(root: Node, override: str, problems: Problems, known: Mapping[str,
     path, equals, text = override.partition("=")
     source = f"--set {path}"
     problems.texts[source] = override
-    keys = path.split(".")
+    keys = _keys(path)
     if not equals or not all(keys):
         problems.add(Place(source, 0, 0, len(override)), "expected path=value", "for example --set budget.trials=8")
         return
+    own = Problems()
     try:
-        value = parse(text or "null", source, problems)
-    finally:
-        problems.texts[source] = override
+        value = parse(text or "null", source, own)
+    except SpecError:
+        for place, message, fix in own.found:
+            problems.add(_moved(place, len(path) + 1), message, fix)
+        return
     _shift(value, len(path) + 1)
     value.key = Place(source, 0, 0, len(path))
     target = root
@@ -196,6 +216,21 @@ def _override(root: Node, override: str, problems: Problems, known: Mapping[str,
         parent, target = target, child
     assert isinstance(parent.value, dict)
     parent.value[key] = value
+
+
+def _keys(path: str) -> list[str]:
+    """The parts of a path; the name of a component from a package has dots of its own."""
+    keys = path.split(".")
+    colon = next((place for place, key in enumerate(keys) if ":" in key), None)
+    start = (keys[0] == "space") + 1
+    start += keys[start : start + 1] == ["choose"]
+    if colon is None or colon < start:
+        return keys
+    return [*keys[:start], ".".join(keys[start : colon + 1]), *keys[colon + 1 :]]
+
+
+def _moved(place: Place, columns: int) -> Place:
+    return place if place.line else replace(place, column=place.column + columns)
 
 
 def _steps(root: Node, keys: Sequence[str]) -> Iterator[str]:
@@ -211,9 +246,9 @@ def _steps(root: Node, keys: Sequence[str]) -> Iterator[str]:
 
 def _shift(node: Node, columns: int) -> None:
     """Move a value parsed on its own to where it stands in the command's argument."""
-    node.place = Place(node.place.source, node.place.line, node.place.column + columns, node.place.width)
+    node.place = _moved(node.place, columns)
     if node.key is not None:
-        node.key = Place(node.key.source, node.key.line, node.key.column + columns, node.key.width)
+        node.key = _moved(node.key, columns)
     children = node.value if isinstance(node.value, list) else node.entries.values()
     for child in children:
         _shift(child, columns)

@@ -115,7 +115,9 @@ def contains(domain: Domain, value: Scalar) -> bool:
         return value in domain.values
     if isinstance(domain, Branch):
         return value in domain.options
-    return isinstance(value, int | float) and domain.low <= value <= domain.high
+    if not isinstance(value, int | float) or (domain.integer and not float(value).is_integer()):
+        return False
+    return domain.low <= value <= domain.high
 
 
 def searched(parameters: Mapping[str, Domain], prefix: str = "") -> Iterator[tuple[str, Domain]]:
@@ -138,7 +140,9 @@ def read_branch(node: Node, kind: str, problems: Problems) -> Branch | None:
         blocks[node.value] = Node({}, node.place, node.place)
     elif isinstance(node.value, list):
         for item in node.value:
-            if isinstance(item.value, str):
+            if isinstance(item.value, str) and item.value in blocks:
+                problems.add(item.place, f"`{item.value}` is given twice", "keep one of them")
+            elif isinstance(item.value, str):
                 blocks[item.value] = Node({}, item.place, item.place)
             else:
                 problems.add(item.place, f"expected the name of a known {kind}", "options need `choose:`")

@@ -54,7 +54,7 @@ class Option:
     name: str
     kind: type
     optional: bool
-    choices: tuple[str, ...]
+    choices: tuple[Scalar, ...]
     bounds: Bounds
     default: Any
     annotation: Any
@@ -67,7 +67,7 @@ class Option:
     @property
     def numeric(self) -> bool:
         """Whether the option is a number, so that a range may stand for it."""
-        return self.kind in (int, float)
+        return self.kind in (int, float) and not self.choices
 
     def convert(self, value: Scalar) -> Scalar:
         """The value in the option's own type. Raises ValueError with what would be accepted."""
@@ -75,12 +75,16 @@ class Option:
             if self.optional:
                 return None
             raise ValueError(f"expected {self.expected()}, got nothing")
-        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int and abs(value) >= 2**63:
+            raise ValueError(f"expected {self.expected()}, got a number beyond 64 bits")
+        if self.kind is float and type(value) is int:
             value = float(value)
         if type(value) is not self.kind or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"expected {self.expected()}, got `{value}`")
         if self.choices and value not in self.choices:
-            raise ValueError(f"expected {self.expected()}, got `{value}`{did_you_mean(str(value), self.choices)}")
+            raise ValueError(
+                f"expected {self.expected()}, got `{value}`{did_you_mean(str(value), map(str, self.choices))}"
+            )
         if self.numeric and not _inside(typing.cast(float, value), self.bounds):
             raise ValueError(f"expected {self.expected()}, got {value:g}")
         return value
@@ -88,7 +92,7 @@ class Option:
     def expected(self) -> str:
         """What would be accepted, in words."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return "one of " + ", ".join(map(str, self.choices))
         noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[self.kind]
         limits = []
         if self.bounds.above is not None:
@@ -110,12 +114,23 @@ def _inside(value: float, bounds: Bounds) -> bool:
 
 def options(factory: Factory) -> dict[str, Option]:
     """The options of a component (or of a configuration dataclass), in the order of its signature."""
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    try:
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+        signature = inspect.signature(factory)
+    except (NameError, TypeError, ValueError) as error:
+        raise PluginError(
+            f"the options of `{getattr(factory, '__name__', factory)}` cannot be read: {error}"
+        ) from error
     found = {}
-    for name, parameter in inspect.signature(factory).parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = None if repr(parameter.default) == "<factory>" else parameter.default
             found[name] = _option(name, hints.get(name, str), default)
+            if not inspect.isclass(factory) and found[name].kind not in (int, float, str, bool):
+                raise PluginError(
+                    f"option `{name}` of `{getattr(factory, '__name__', factory)}` is {found[name].annotation}; "
+                    "an option is an int, float, str, bool or Literal"
+                )
     return found
 
 
@@ -136,7 +151,7 @@ def _option(name: str, annotation: Any, default: Any) -> Option:
     choices = tuple(typing.get_args(inner)) if typing.get_origin(inner) is typing.Literal else ()
     return Option(
         name=name,
-        kind=str if choices else inner,
+        kind=type(choices[0]) if choices else inner,
         optional=optional,
         choices=choices,
         bounds=bounds,
@@ -169,7 +184,7 @@ def _load(kind: str, target: str) -> Factory:
     module_name, _, attribute = target.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # a user's module may fail in any way; say so and where
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way; say so and where
         raise PluginError(f"{kind} `{target}` cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise PluginError(f"{kind} `{target}` is not a function")

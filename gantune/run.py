@@ -124,9 +124,11 @@ class Run:
         """The manifest. Raises RunError where it is missing, damaged or of another format."""
         path = self.folder / "manifest.json"
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise RunError(f"{path}: is not a manifest")
         if values.get("format") != FORMAT:
             raise RunError(f"{path}: has format {values.get('format')}; this gantune reads {FORMAT}")
         return values

@@ -1,6 +1,7 @@
 """Read a section of a space file into the dataclass that is its schema."""
 
 import inspect
+import math
 import re
 import typing
 from dataclasses import is_dataclass
@@ -22,7 +23,7 @@ def read_section(node: Node | None, schema: type[Section], name: str, problems: 
     if node is None:
         return schema()
     if not isinstance(node.value, dict):
-        problems.add(node.place, f"`{name}` must be a block of settings, got `{node.value}`")
+        problems.add(node.place, f"`{name}` must be a block of settings, got {node.got()}")
         return None
     declared = plugins.options(schema)
     before = len(problems.found)
@@ -84,8 +85,12 @@ def _read_constraints(node: Node, problems: Problems) -> tuple[Constraint, ...]:
             problems.add(item.place, f"unknown metric `{match[1]}` in a constraint", fix)
         else:
             try:
-                relation = typing.cast(typing.Literal["<=", ">="], match[2])
-                found.append(Constraint(metric=match[1], relation=relation, bound=float(match[3])))
+                bound = float(match[3])
             except ValueError:
+                bound = math.nan
+            if math.isfinite(bound):
+                relation = typing.cast(typing.Literal["<=", ">="], match[2])
+                found.append(Constraint(metric=match[1], relation=relation, bound=bound))
+            else:
                 problems.add(item.place, f"`{match[3]}` is not a number")
     return tuple(found)

@@ -6,6 +6,8 @@ each option to a block of its own, so that a parameter exists only inside the br
 
 import io
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,6 +56,7 @@ SECTIONS: dict[str, type[Any]] = {
     "collapse": CollapseConfig,
     "resources": ResourcesConfig,
 }
+NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
 KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", "baseline"])
 
 
@@ -105,11 +108,11 @@ class SearchSpace:
         scheduler, budget = self.search.scheduler, self.budget.samples_per_trial
         if not isinstance(scheduler, Asha):
             return []
-        rungs, at = [], scheduler.first_rung * budget
+        rungs, at = set(), scheduler.first_rung * budget
         while at < budget:
-            rungs.append(round(at))
+            rungs.add(round(at))
             at *= scheduler.reduction
-        return rungs
+        return sorted(rungs - {0, budget})
 
     def document(self) -> dict[str, Any]:
         """The resolved space, defaults filled in, as plain values; written as YAML it reads back to an equal space."""
@@ -121,8 +124,14 @@ class SearchSpace:
 
 def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
     """Read and check a space file. Raises SpecError with every problem at once; nothing is started."""
+    return _load(path, overrides, baseline=True)
+
+
+def _load(path: Path | str, overrides: Sequence[str], *, baseline: bool) -> SearchSpace:
     problems = Problems()
     root = load(path, overrides, problems, KNOWN)
+    if not baseline:
+        root.entries.pop("baseline", None)
     space = _read(root, Path(path).stem, problems)
     problems.raise_if_any()
     assert space is not None
@@ -134,7 +143,7 @@ def load_trial(path: Path | str, overrides: Sequence[str] = ()) -> TrialConfig:
 
     Raises SpecError where it is wrong or where a parameter is open.
     """
-    space = load_space(path, overrides)
+    space = _load(path, overrides, baseline=False)  # one trial need not lie in the space around a baseline
     if space.searched():
         example = next(iter(space.searched()))
         raise SpecError(
@@ -223,11 +232,12 @@ def _baseline_document(values: Mapping[str, Scalar]) -> dict[str, Any]:
     """A baseline by full path as the nested block that it was read from."""
     found: dict[str, Any] = {}
     for path, value in values.items():
-        kind, *inner = path.split(".")
+        kind, _, inner = path.partition(".")
+        name, _, option = inner.rpartition(".")
         if kind not in COMPONENTS:
             found[path] = value
         elif inner:
-            found.setdefault(kind, {}).setdefault(inner[0], {})[inner[1]] = value
+            found.setdefault(kind, {}).setdefault(name, {})[option] = value
     for kind in COMPONENTS:
         if kind in values and kind not in found:
             found[kind] = values[kind]
@@ -239,12 +249,12 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
         if key not in KNOWN:
             problems.add(child.key or child.place, f"unknown section `{key}`", did_you_mean(key, KNOWN)[2:])
     version = root.entries.get("version")
-    if version is None or version.value != 1:
-        got = "nothing" if version is None else f"`{version.value}`"
+    if version is None or type(version.value) is not int or version.value != 1:
+        got = "nothing" if version is None else version.got()
         problems.add((version or root).place, f"expected `version: 1`, got {got}", "this gantune reads version 1")
     name = root.entries.get("name")
-    if name is not None and (not isinstance(name.value, str) or not name.value or "/" in name.value):
-        problems.add(name.place, f"`name` must be text without a slash, got `{name.value}`")
+    if name is not None and (not isinstance(name.value, str) or not NAME.fullmatch(name.value)):
+        problems.add(name.place, f"`name` must be text without a slash, got {name.got()}")
     _find_dataset(root, problems)
     sections = {key: read_section(root.entries.get(key), schema, key, problems) for key, schema in SECTIONS.items()}
     _check_budget(root, sections, problems)
@@ -268,7 +278,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
 
 def _find_dataset(root: Node, problems: Problems) -> None:
     """Check that the data set exists, and make a path absolute: workers run in other directories."""
-    node = root.entries.get("data", root).entries.get("dataset")
+    section = root.entries.get("data")
+    node = section.entries.get("dataset") if section else None
     if node is None or not isinstance(node.value, str):
         return
     if node.value in plugins.names("dataset"):
@@ -278,7 +289,7 @@ def _find_dataset(root: Node, problems: Problems) -> None:
             plugins.resolve("dataset", node.value)
         except PluginError as error:
             problems.add(node.place, str(error))
-    elif Path(node.value).exists():
+    elif os.path.exists(node.value):  # false for what cannot be a path, where Path.exists raises
         node.value = str(Path(node.value).resolve())
     else:
         known = did_you_mean(node.value, plugins.names("dataset"))[2:]
@@ -309,7 +320,9 @@ def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[s
         elif key in NUMBERS:
             domain = read_domain(child, numbers[key], problems)
         else:
-            problems.add(child.key or child.place, f"unknown parameter `{key}`", did_you_mean(key, known)[2:])
+            place = child.key or child.place
+            near = [*known, *KNOWN] if place.source.startswith("--set ") else known
+            problems.add(place, f"unknown parameter `{key}`", did_you_mean(key, near)[2:])
         if domain is not None:
             found[key] = domain
     for key in ("architecture", "loss", "optimizer", "lr_g"):

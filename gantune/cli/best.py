@@ -18,14 +18,14 @@ from gantune.run import Run, TrialRecord
 @click.option("--export", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the generator here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> None:
-    r"""Show the best trial of RUN: score, configuration, what differs from the baseline, checkpoint.
+    """Show the best trial of RUN: score, configuration, what differs from the baseline, checkpoint.
 
     RUN is a run's path or name; left out, the run last used. Exit code 3: no trial survived.
 
     \b
     gantune best
     gantune best dcgan --export winner
-    """
+    """  # noqa: D301
     opened = Run.open(run, runs)
     trials = opened.trials()
     winner = opened.best(trials)

@@ -16,11 +16,11 @@ from gantune.space import SearchSpace, load_space
 @options.overrides
 @click.option("--json", "as_json", is_flag=True, help="Print the resolved space as JSON.")
 def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    r"""Check SPACE and say what a search would run. Nothing is started.
+    """Check SPACE and say what a search would run. Nothing is started.
 
     \b
     gantune check search_spaces/dcgan.yaml
-    """
+    """  # noqa: D301
     loaded = load_space(space, overrides)
     if as_json:
         click.echo(json.dumps(loaded.document(), indent=1))

@@ -40,12 +40,12 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="gantune")
 def cli() -> None:
-    r"""Hyperparameter search for generative adversarial networks.
+    """Hyperparameter search for generative adversarial networks.
 
     \b
     gantune search search_spaces/dcgan.yaml     find the best GAN for a data set
     gantune best --export winner                take it away
-    """
+    """  # noqa: D301
 
 
 def main() -> None:

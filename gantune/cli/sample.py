@@ -11,13 +11,13 @@ import click
 @click.option("--seed", type=click.IntRange(0), default=0, help="The same seed draws the same pictures.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), help="A .png grid, or a folder.")
 def command(checkpoint: Path, count: int, seed: int, out: Path) -> None:
-    r"""Draw pictures from CHECKPOINT: a best.safetensors or an export's folder.
+    """Draw pictures from CHECKPOINT: a best.safetensors or an export's folder.
 
     `--out NAME.png` writes one grid; any other name is a folder that gets a PNG file each.
 
     \b
     gantune sample winner -n 1000 --out pictures
-    """
+    """  # noqa: D301
     from gantune.export import load_generator
     from gantune.report.pictures import save_files, save_grid
 

@@ -15,14 +15,14 @@ from gantune.cli import options
 @click.option("--name", help="The run's name.  [default: the space's own name]")
 @click.option("--address", help="A Ray cluster to join (`auto` on one of its machines).  [default: start Ray here]")
 def command(space: Path, overrides: tuple[str, ...], runs: Path, name: str | None, address: str | None) -> None:
-    r"""Search SPACE, a YAML file, for the best GAN.
+    """Search SPACE, a YAML file, for the best GAN.
 
     The same command again continues an unfinished run; Ctrl-C is safe.
 
     \b
     gantune search search_spaces/dcgan.yaml
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
-    """
+    """  # noqa: D301
     from gantune.run import Run
     from gantune.space import load_space
 

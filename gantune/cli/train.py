@@ -17,13 +17,13 @@ from gantune.cli import options
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: str) -> None:
-    r"""Train CONFIG, a space file in which every parameter is a constant; no search and no Ray.
+    """Train CONFIG, a space file in which every parameter is a constant; no search and no Ray.
 
     The same command again continues. An export's config.yaml is such a file. Exit code 3: the run collapsed.
 
     \b
     gantune train winner/config.yaml --set budget.samples_per_trial=200000 --out longer
-    """
+    """  # noqa: D301
     from gantune.space import check_trial, load_trial
 
     loaded = load_trial(config, overrides)

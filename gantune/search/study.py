@@ -23,7 +23,7 @@ from gantune.config import TrialConfig, derive_seed
 from gantune.errors import RunError
 from gantune.space import SearchSpace, conflict
 
-MOST_REJECTIONS = 1000
+MOST_REJECTIONS = 100
 
 
 @dataclass(frozen=True, slots=True)

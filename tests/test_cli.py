@@ -1,0 +1,337 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from gantune import __version__, export
+from gantune.cli.main import VERBS, cli, main
+from gantune.errors import GantuneError
+from gantune.space import load_space
+
+DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
+BROKEN = "version: 1\nspace:\n  architecture: mlp\n  loss: hing\n  optimizer: adam\n  lr_g: 2..1\n"
+CONFLICTING = "version: 1\nspace:\n  architecture: dcgan\n  loss: wgan_gp\n  optimizer: adam\n  lr_g: 1e-4\n"
+HEAVY = ("torch", "torchvision", "ray", "optuna", "sklearn", "scipy")
+
+
+@pytest.fixture
+def gantune(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder and gives its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gantune", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.out + shown.err
+        return code, shown.out, shown.err
+
+    return run
+
+
+def python(text, folder):
+    return subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False, cwd=folder
+    )
+
+
+# Help
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_shows_an_example_of_it(verb):
+    result = CliRunner().invoke(cli, [verb, "--help"])
+
+    assert result.exit_code == 0
+    assert f"\n  gantune {verb}" in result.output
+
+
+def test_help_lists_every_verb_with_its_summary(gantune):
+    code, out, err = gantune("--help")
+
+    assert (code, err) == (0, "")
+    assert "\n  gantune search search_spaces/dcgan.yaml" in out
+    for verb, summary in VERBS.items():
+        assert f"  {verb} " in out
+        assert summary in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_the_default_of_every_option_that_has_one(verb):
+    command = cli.get_command(None, verb)
+    context = click.Context(command, parent=click.Context(cli, **cli.context_settings))
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag and option.name not in ("overrides", "folder"):
+            assert "[default: " in option.get_help_record(context)[1]
+
+
+def test_help_needs_neither_torch_nor_ray_nor_optuna(tmp_path):
+    result = python(
+        "import sys\n"
+        "from gantune.cli.main import VERBS, main\n"
+        "for arguments in [['--help'], ['--version'], *[[verb, '--help'] for verb in VERBS]]:\n"
+        "    sys.argv = ['gantune', *arguments]\n"
+        "    main()\n"
+        f"print('imported:', [name for name in {HEAVY} if name in sys.modules])\n",
+        tmp_path,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("imported: []\n")
+    assert result.stderr == ""
+
+
+def test_space_that_names_no_component_is_read_without_torch(tmp_path):
+    result = python(
+        "import sys\n"
+        "import gantune.config, gantune.space, gantune.run, gantune.results, gantune.collapse\n"
+        f"print('imported:', [name for name in {HEAVY} if name in sys.modules])\n",
+        tmp_path,
+    )
+
+    assert result.stdout == "imported: []\n", result.stderr
+
+
+def test_version_is_shown(gantune):
+    assert gantune("--version") == (0, f"gantune, version {__version__}\n", "")
+
+
+def test_module_is_the_command(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "gantune", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+
+    assert (result.returncode, result.stdout) == (0, f"gantune, version {__version__}\n")
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chek"], "No such command 'chek'"),
+        (["check"], "Missing argument 'SPACE'"),
+        (["check", DCGAN, "--jsn"], "No such option"),
+        (["check", DCGAN, "more"], "unexpected extra argument"),
+        (["sample", "x", "-n", "0"], "0 is not in the range"),
+        (["train", "x.yaml", "--device", "tpu"], "'tpu' is not one of"),
+    ],
+)
+def test_wrong_usage_is_told_on_stderr_with_exit_code_2(gantune, arguments, message):
+    code, out, err = gantune(*arguments)
+
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_bare_command_shows_the_help(gantune):
+    code, out, err = gantune()
+
+    assert code == 2
+    assert "Commands:" in out + err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (GantuneError("it is broken; mend it"), 1, "it is broken; mend it\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted; nothing that was reported is lost\n"),
+    ],
+)
+def test_failure_is_its_text_on_stderr_and_its_exit_code(gantune, monkeypatch, error, code, shown):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(export, "load_generator", fail)
+
+    assert gantune("sample", "winner") == (code, "", shown)
+
+
+@pytest.mark.parametrize("kind", [GantuneError, *GantuneError.__subclasses__()])
+def test_every_failure_leaves_with_the_code_of_its_kind(gantune, monkeypatch, kind):
+    def fail(_):
+        raise kind("text")
+
+    monkeypatch.setattr(export, "load_generator", fail)
+
+    assert gantune("sample", "winner") == (kind.exit_code, "", "text\n")
+    assert kind.exit_code in (1, 2, 3)
+
+
+# check
+
+
+def test_check_says_what_a_search_would_run_and_starts_nothing(gantune, tmp_path):
+    code, out, err = gantune("check", DCGAN)
+
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{DCGAN}: 17 parameters are searched, 30 combinations of branches\n")
+    for path, domain in load_space(DCGAN).searched().items():
+        assert any(line.split(maxsplit=1) == [path, str(domain)] for line in out.splitlines())
+    assert "data: digits at 16x16\n" in out
+    assert "budget: 24 trials of 90,000 samples, 1 hour" in out
+    assert "24 trials -> about 8 beyond 22,500 samples -> about 3 beyond 67,500 samples\n" in out
+    assert "baseline: trial 0\n" in out
+    assert out.endswith("OK. Nothing was started.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_prints_one_json_object(gantune):
+    code, out, err = gantune("check", DCGAN, "--json")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(json.dumps(load_space(DCGAN).document()))
+
+
+def test_check_shows_what_an_override_changes(gantune):
+    code, out, _ = gantune("check", DCGAN, "--set", "budget.trials=3", "--set", "search.scheduler=none")
+
+    assert code == 0
+    assert "budget: 3 trials of 90,000 samples" in out
+    assert "early stops: collapse only\n" in out
+
+
+def test_check_of_a_broken_file_tells_everything_and_leaves_with_2(gantune):
+    Path("broken.yaml").write_text(BROKEN, encoding="utf-8")
+    code, out, err = gantune("check", "broken.yaml", "--set", "batch_size=1")
+
+    assert (code, out) == (2, "")
+    assert err == (
+        "--set batch_size:1:12  `batch_size`: expected a whole number of at least 2, got 1\n"
+        "   1 | batch_size=1\n"
+        "     |            ^\n"
+        "broken.yaml:4:9  unknown loss `hing`\n"
+        "   4 |   loss: hing\n"
+        "     |         ^^^^ did you mean `hinge`?\n"
+        "broken.yaml:6:9  `lr_g`: the range is empty: 2 is not below 1\n"
+        "   6 |   lr_g: 2..1\n"
+        "     |         ^^^^\n"
+        "3 errors. Nothing was started.\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["check", "search", "train"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "space.yaml: cannot be read: No such file"),
+        (b"\x80\x81", "space.yaml: cannot be read: not UTF-8 text"),
+        (b"", "space.yaml:1:1  the file is empty"),
+        (b"version: [", "space.yaml:1:11  not valid YAML"),
+        (BROKEN.encode(), "space.yaml:4:9  unknown loss `hing`"),
+    ],
+)
+def test_every_verb_refuses_an_unusable_file_alike(gantune, tmp_path, verb, content, message):
+    if content is not None:
+        Path("space.yaml").write_bytes(content)
+    code, out, err = gantune(verb, "space.yaml")
+
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert err.endswith("Nothing was started.\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"] * (content is not None)
+
+
+def test_check_of_a_folder_is_refused(gantune):
+    code, _, err = gantune("check", ".")
+
+    assert code == 2
+    assert ".: cannot be read: Is a directory. Nothing was started." in err
+
+
+@pytest.mark.parametrize("name", ["'\\ud800'", '"\\ud800"', '"\\u0007\\e[31m"', "日本"])
+def test_output_survives_any_character(tmp_path, name):
+    path = tmp_path / "space.yaml"
+    path.write_text(f"version: 1\n{name}: 1\nspace: 7\n", encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-c", "from gantune.cli.main import main; main()", "check", str(path)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+    )
+
+    assert result.returncode == 2
+    assert b"Traceback" not in result.stderr
+    assert b"2 errors. Nothing was started." in result.stderr
+
+
+# train
+
+
+def test_train_refuses_a_space_with_open_parameters_and_says_how_to_fix_them(gantune, tmp_path):
+    code, out, err = gantune("train", DCGAN)
+
+    assert (code, out) == (2, "")
+    assert "17 parameters are open (architecture ...)" in err
+    assert "--set architecture=VALUE" in err
+    assert "`gantune search`" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_refuses_parts_that_do_not_go_together(gantune, tmp_path):
+    Path("trial.yaml").write_text(CONFLICTING, encoding="utf-8")
+    code, out, err = gantune("train", "trial.yaml")
+
+    assert (code, out) == (2, "")
+    assert "architecture.dcgan.norm_d: batch does not go with loss.wgan_gp.gp_weight" in err
+    assert "use norm_d: layer, spectral or none" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["trial.yaml"]
+
+
+# best and sample
+
+
+def test_best_without_any_run_says_how_to_start_one(gantune):
+    code, out, err = gantune("best")
+
+    assert (code, out) == (1, "")
+    assert err == "there are no runs in runs/; start one with: gantune search SPACE.yaml\n"
+
+
+def test_best_of_an_unknown_run_lists_the_runs_there_are(gantune):
+    assert gantune("best", "first") == (1, "", "`first` is not a run; there are no runs in runs/\n")
+
+    for name in ("second", "third"):
+        folder = Path("elsewhere") / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}", encoding="utf-8")
+
+    assert gantune("best", "first", "--runs", "elsewhere") == (
+        1,
+        "",
+        "`first` is not a run; runs in elsewhere/: second, third\n",
+    )
+
+
+def test_best_of_a_run_without_a_report_leaves_with_3(gantune):
+    folder = Path("runs") / "mine"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+
+    assert gantune("best") == (3, "", "runs/mine: no trial has reported yet\n")
+
+
+@pytest.mark.parametrize("target", ["nothing", ".", "space.yaml"])
+def test_sample_of_what_is_no_checkpoint_is_a_clear_failure(gantune, target):
+    Path("space.yaml").write_text(BROKEN, encoding="utf-8")
+    code, out, err = gantune("sample", target)
+
+    assert (code, out) == (1, "")
+    assert err.strip()
+    assert not Path("samples.png").exists()

@@ -1,0 +1,843 @@
+import itertools
+import json
+import math
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gantune.config import Asha, Component, Constraint, NoScheduler
+from gantune.domains import Choice, Constant, FixedDraw, Uniform, contains
+from gantune.errors import SpecError
+from gantune.space import SearchSpace, check_trial, conflict, dump, load_space, load_trial, trial_document
+
+DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
+SPACE = """\
+version: 1
+name: small
+space:
+  architecture: mlp
+  loss: {choose: {hinge: {}, wgan_gp: {gp_weight: log 1..20}}}
+  optimizer: adam
+  lr_g: log 1e-5..1e-2
+"""
+TRIAL = """\
+version: 1
+space:
+  architecture: mlp
+  loss: hinge
+  optimizer: adam
+  lr_g: 1e-4
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_text(text, *overrides):
+        path = tmp_path / "space.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_space(path, overrides)
+
+    return load_text
+
+
+@pytest.fixture
+def refused(load, tmp_path):
+    def refused_text(text, *overrides):
+        with pytest.raises(SpecError) as caught:
+            load(text, *overrides)
+        error = str(caught.value).replace(f"{tmp_path}/", "")
+        assert error.endswith(f"{len(heads(error))} error{'s' * (len(heads(error)) > 1)}. Nothing was started.")
+        return error
+
+    return refused_text
+
+
+def heads(error):
+    """Source, line, column and message of every problem in an error's text."""
+    return re.findall(r"^(space\.yaml|--set \S*):(\d+):(\d+)  (.*)$", error, re.MULTILINE)
+
+
+def underlined(error):
+    """What the carets of an error stand under."""
+    lines = error.splitlines()
+    pointers = [(above, re.fullmatch(r" +\| ( *)(\^+).*", line)) for above, line in itertools.pairwise(lines)]
+    return [above[found.start(2) : found.end(2)] for above, found in pointers if found]
+
+
+class RandomDraw:
+    """Draws at random and remembers what it answered."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.given = {}
+
+    def suggest_float(self, name, low, high, *, log=False):
+        value = self.random.uniform(low, high)
+        if log:
+            value = min(high, max(low, math.exp(self.random.uniform(math.log(low), math.log(high)))))
+        self.given[name] = value
+        return value
+
+    def suggest_int(self, name, low, high, *, log=False):
+        self.given[name] = self.random.randint(low, high)
+        return self.given[name]
+
+    def suggest_categorical(self, name, choices):
+        self.given[name] = self.random.choice(choices)
+        return self.given[name]
+
+
+@pytest.fixture(scope="module")
+def dcgan():
+    return load_space(DCGAN)
+
+
+# Reading
+
+
+def test_sections_that_are_left_out_take_their_defaults(load):
+    space = load(TRIAL)
+
+    assert space.name == "space"
+    assert (space.budget.trials, space.budget.samples_per_trial, space.budget.hours) == (24, 60_000, None)
+    assert (space.data.dataset, space.data.size) == ("digits", None)
+    assert space.search.scheduler == Asha()
+    assert space.baseline is None
+
+
+def test_sections_are_read_in_their_own_types(load):
+    space = load(
+        TRIAL
+        + "objective: {samples: {report: 200}, constraints: [recall >= 0.3, diversity<=2e1]}\n"
+        + "budget: {samples_per_trial: 60_000, hours: 1, target: 12}\n"
+        + "search: {sampler: random, scheduler: {asha: {reduction: 4}}, seed: 7}\n"
+        + "collapse: {enabled: false}\n"
+    )
+
+    assert (space.objective.samples.report, space.objective.samples.final) == (200, 5000)
+    assert space.objective.constraints == (
+        Constraint(metric="recall", relation=">=", bound=0.3),
+        Constraint(metric="diversity", relation="<=", bound=20.0),
+    )
+    assert type(space.budget.hours) is float
+    assert space.search.scheduler == Asha(reduction=4.0)
+    assert space.search.seed == 7
+    assert space.collapse.enabled is False
+
+
+def test_parameters_that_are_left_out_are_constants_at_their_defaults(load):
+    parameters = load(TRIAL).parameters
+
+    assert parameters["lr_d_ratio"] == Constant(1.0)
+    assert parameters["batch_size"] == Constant(64)
+    assert "optimizer_d" not in parameters
+
+
+def test_data_set_that_is_a_file_is_kept_as_an_absolute_path(load, tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert load(TRIAL + "data: {dataset: pictures}").data.dataset == str((tmp_path / "pictures").resolve())
+
+
+# Refusals
+
+
+def test_six_mistakes_are_six_located_messages_in_one_error(refused):
+    error = refused(
+        "version: 1\n"
+        "buget: {trials: 3}\n"
+        "collapse: {patience: 1.5}\n"
+        "space:\n"
+        "  architecture: mlp\n"
+        "  loss: [hinge, wasserstien]\n"
+        "  optimizer:\n"
+        "    choose:\n"
+        "      adam: {beta_1: 0..0.9}\n"
+        "      sgd: {momentum: 0.9..0.1}\n"
+        "  lr_g: log 1e-5..1e-2\n"
+        "baseline: {lr_g: fast}\n"
+    )
+
+    assert error == (
+        "space.yaml:2:1  unknown section `buget`\n"
+        "   2 | buget: {trials: 3}\n"
+        "     | ^^^^^ did you mean `budget`?\n"
+        "space.yaml:3:22  `collapse.patience`: expected a whole number of at least 1, got `1.5`\n"
+        "   3 | collapse: {patience: 1.5}\n"
+        "     |                      ^^^\n"
+        "space.yaml:6:17  unknown loss `wasserstien`\n"
+        "   6 |   loss: [hinge, wasserstien]\n"
+        "     |                 ^^^^^^^^^^^ did you mean `wasserstein`?\n"
+        "space.yaml:9:14  unknown parameter `beta_1` in optimizer.adam\n"
+        "   9 |       adam: {beta_1: 0..0.9}\n"
+        "     |              ^^^^^^ did you mean `beta1`?\n"
+        "space.yaml:10:23  `momentum`: the range is empty: 0.9 is not below 0.1\n"
+        "  10 |       sgd: {momentum: 0.9..0.1}\n"
+        "     |                       ^^^^^^^^\n"
+        "space.yaml:12:18  `lr_g`: expected a number above 0, got `fast`\n"
+        "  12 | baseline: {lr_g: fast}\n"
+        "     |                  ^^^^ or a range such as `log 1e-5..1e-2`\n"
+        "6 errors. Nothing was started."
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "marked", "message"),
+    [
+        ("datta: {}", "datta", "did you mean `data`?"),
+        ("budget: {trails: 3}", "trails", "did you mean `trials`?"),
+        ("budget: {trials: 0}", "0", "`budget.trials`: expected a whole number of at least 1, got 0"),
+        ("budget: {trials: 3.5}", "3.5", "expected a whole number of at least 1, got `3.5`"),
+        ("budget: {trials: true}", "true", "expected a whole number of at least 1, got `True`"),
+        ("budget: {hours: .nan}", ".nan", "expected a number above 0, got `nan`"),
+        ("budget: {hours: [1, 2]}", "[1, 2]", "only `space:` has choices and ranges"),
+        ("budget: {hours: 1..2}", "1..2", "expected a number above 0, got `1..2`"),
+        ("budget: {samples_per_trial: 5}", "5", "5 samples cannot hold 12 reports"),
+        ("budget: 7", "7", "`budget` must be a block of settings, got `7`"),
+        ("objective: {metric: fit}", "fit", "expected one of fid, got `fit`; did you mean `fid`?"),
+        ("objective: {samples: {reports: 100}}", "reports", "unknown setting `reports` in objective.samples"),
+        ("objective: {samples: {final: 1}}", "1", "`objective.samples.final`: expected a whole number of at least 64"),
+        ("objective: {constraints: [recal >= 0.3]}", "recal >= 0.3", "did you mean `recall`?"),
+        ("objective: {constraints: [recall = 1]}", "recall = 1", "for example `recall >= 0.3`"),
+        ("objective: {constraints: [recall >= 1.2.3]}", "recall >= 1.2.3", "`1.2.3` is not a number"),
+        ("objective: {constraints: 7}", "7", "expected a constraint"),
+        ("search: {scheduler: ashaa}", "ashaa", "did you mean `asha`?"),
+        ("search: {scheduler: {}}", "scheduler", "known: asha, none"),
+        ("search: {scheduler: {asha: {reducton: 2}}}", "reducton", "did you mean `reduction`?"),
+        ("search: {scheduler: {asha: {reduction: 1}}}", "1", "expected a number of at least 1.5, got 1"),
+        ("collapse: {enabled: off}", "off", "expected true or false, got `off`"),
+        ("data: {size: 7}", "7", "expected a whole number of at least 8 and of at most 128, got 7"),
+        ("data: {dataset: digit}", "digit", "did you mean `digits`?"),
+        ("data: {dataset: 'no_such_module:f'}", "'no_such_module:f'", "No module named 'no_such_module'"),
+        ("name: 7", "7", "`name` must be text without a slash, got `7`"),
+        ("name: a/b", "a/b", "`name` must be text without a slash, got `a/b`"),
+        ("baseline: 7", "7", "expected a block of parameters"),
+    ],
+)
+def test_bad_section_is_refused_where_it_stands_with_its_remedy(refused, line, marked, message):
+    error = refused(SPACE.replace("name: small\n", "") + line)
+
+    assert message in error
+    assert len(heads(error)) == 1
+    assert heads(error)[0][:2] == ("space.yaml", "7")
+    assert underlined(error) == [marked]
+
+
+@pytest.mark.parametrize("version", ["2", "'1'", "true", "null", "[1]", "1.5"])
+def test_any_version_but_the_number_1_is_refused(refused, version):
+    error = refused(SPACE.replace("version: 1", f"version: {version}"))
+
+    assert error.startswith("space.yaml:1:10  expected `version: 1`, got ")
+    assert "this gantune reads version 1" in error
+
+
+def test_missing_version_is_asked_for(refused):
+    assert "expected `version: 1`, got nothing" in refused(SPACE.replace("version: 1\n", ""))
+
+
+@pytest.mark.parametrize("text", ["[a]", "{a: 1}", "'..'", "'.'", "''", r'"a\0b"', "null"])
+def test_name_that_cannot_be_a_folder_below_runs_is_refused(refused, text):
+    error = refused(SPACE.replace("small", text))
+
+    assert error.startswith("space.yaml:2:7  `name` must be text")
+    assert "Node(" not in error
+
+
+@pytest.mark.parametrize("text", ["data: [digits]", "version: [1]\n", "budget: [[1], 2]"])
+def test_refusal_speaks_yaml_and_not_python(refused, text):
+    error = refused(SPACE.replace("version: 1\n", "" if "version" in text else "version: 1\n") + text)
+
+    assert "Node(" not in error
+
+
+@pytest.mark.parametrize("dataset", ["x" * 300, "''", "x/" * 3000, r'"a\0b"'])
+def test_data_set_that_cannot_be_a_path_is_refused(refused, dataset):
+    assert heads(refused(SPACE + f"data: {{dataset: {dataset}}}"))[0][1:3] == ("8", "17")
+
+
+def test_setting_outside_its_section_is_one_mistake(refused):
+    assert len(heads(refused(SPACE + "dataset: nothing_of_the_kind"))) == 1
+    assert len(heads(refused(SPACE + "samples_per_trial: 1"))) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data: {size: %s}",
+        "budget: {trials: %s}",
+        "budget: {samples_per_trial: %s}",
+        "budget: {hours: %s}",
+        "search: {seed: %s}",
+        "objective: {constraints: [recall >= %s]}",
+    ],
+)
+def test_number_too_large_for_any_machine_is_refused(refused, line):
+    assert heads(refused(SPACE + line % ("9" * 400)))[0][1] == "8"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  architecture: mlp\n", "", "`architecture` is missing"),
+        ("  optimizer: adam\n", "", "`optimizer` is missing"),
+        ("  lr_g: log 1e-5..1e-2\n", "", "`lr_g` is missing"),
+    ],
+)
+def test_parameter_without_a_default_must_be_given(refused, old, new, message):
+    error = refused(SPACE.replace(old, new))
+
+    assert message in error
+    assert underlined(error) == ["space"]
+
+
+@pytest.mark.parametrize("text", ["version: 1\n", "version: 1\nspace: 7\n", "version: 1\nspace: [a]\n"])
+def test_space_must_be_a_block_of_parameters(refused, text):
+    assert re.search(r"there is no `space:` section|expected a block of parameters", refused(text))
+
+
+def test_unknown_parameter_offers_the_nearest_name(refused):
+    error = refused(SPACE + "  batchsize: 64\n")
+
+    assert underlined(error) == ["batchsize"]
+    assert "unknown parameter `batchsize`" in error
+    assert "did you mean `batch_size`?" in error
+
+
+def test_parameter_of_another_branch_is_unknown(refused):
+    error = refused(SPACE.replace("hinge: {}", "hinge: {clip: 0.1}"))
+
+    assert "unknown parameter `clip` in loss.hinge" in error
+
+
+def test_empty_section_is_never_blamed_on_another_line(load, refused):
+    text = TRIAL.replace("  architecture: mlp\n", "  architecture:\n")
+
+    assert heads(refused(text))[0][1] == "3"
+    assert heads(refused(TRIAL.replace(" 1e-4", "")))[0][1] == "6"
+
+
+# Baseline
+
+
+def with_baseline(baseline, text=SPACE):
+    return f"{text}baseline: {baseline}\n"
+
+
+def test_baseline_is_read_by_full_path(load):
+    space = load(with_baseline("{loss: {wgan_gp: {gp_weight: 10}}, lr_g: 1e-4}"))
+
+    assert space.baseline == {"loss": "wgan_gp", "loss.wgan_gp.gp_weight": 10.0, "lr_g": 1e-4}
+
+
+def test_baseline_need_not_repeat_constants(load):
+    space = load(with_baseline("{loss: hinge, lr_g: 1e-4}"))
+
+    config = space.draw(FixedDraw(space.baseline), seed=0)
+    assert config.architecture.name == "mlp"
+    assert config.optimizer.option("beta1") == 0.5
+
+
+def test_baseline_may_repeat_constants_as_they_are(load):
+    space = load(with_baseline("{architecture: {mlp: {depth: 2}}, loss: hinge, lr_g: 1e-4, batch_size: 64}"))
+
+    assert space.draw(FixedDraw(space.baseline), seed=0).batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("baseline", "marked", "message"),
+    [
+        ("{loss: [hinge, wgan_gp], lr_g: 1e-4}", "[hinge, wgan_gp]", "baseline must name one loss"),
+        ("{loss: minimax, lr_g: 1e-4}", "minimax", "the space has hinge | wgan_gp"),
+        ("{loss: hinge, lr_g: 1}", "1", "baseline's `lr_g` is outside the space"),
+        ("{loss: hinge, lr_g: 1e-4..1e-3}", "1e-4..1e-3", "baseline must give `lr_g` one value"),
+        ("{loss: hinge, lr_g: [1e-4, 1e-3]}", "[1e-4, 1e-3]", "baseline must give `lr_g` one value"),
+        ("{loss: {wgan_gp: {gp_weight: 21}}, lr_g: 1e-4}", "21", "`loss.wgan_gp.gp_weight` is outside the space"),
+        ("{loss: {hinge: {r1: 1}}, lr_g: 1e-4}", "1", "`loss.hinge.r1` is outside the space"),
+        ("{loss: hinge, lr_g: 1e-4, batch_size: 32}", "32", "`batch_size` is outside the space"),
+        ("{loss: hinge, lr_g: 1e-4, optimizer_d: sgd}", "sgd", "which the space does not have"),
+        ("{loss: hinge}", "baseline", "baseline leaves `lr_g` open"),
+        ("{lr_g: 1e-4}", "baseline", "baseline leaves `loss` open"),
+        ("{loss: wgan_gp, lr_g: 1e-4}", "baseline", "baseline leaves `loss.wgan_gp.gp_weight` open"),
+        ("{loss: hing, lr_g: 1e-4}", "hing", "did you mean `hinge`?"),
+        ("{loss: hinge, lr_g: -1}", "-1", "expected a number above 0, got -1"),
+        ("{loss: hinge, lrg: 1e-4}", "lrg", "did you mean `lr_g`?"),
+    ],
+)
+def test_bad_baseline_is_refused_where_it_stands(refused, baseline, marked, message):
+    error = refused(with_baseline(baseline))
+
+    assert message in error
+    assert underlined(error) == [marked]
+
+
+def test_everything_outside_the_space_is_told_at_once(refused):
+    error = refused(with_baseline("{loss: minimax, lr_g: 1, batch_size: 2}"))
+
+    assert underlined(error) == ["minimax", "1", "2"]
+
+
+def test_baseline_that_is_no_whole_number_is_outside_a_range_of_whole_numbers(refused):
+    error = refused(with_baseline("{lr_d_ratio: 2.5}", TRIAL + "  lr_d_ratio: int 1..4\n"))
+
+    assert "baseline's `lr_d_ratio` is outside the space" in error
+
+
+def test_baseline_that_cannot_be_trained_is_refused_with_the_reason(refused):
+    text = SPACE.replace("mlp", "{dcgan: {norm_d: [batch, none]}}")
+    error = refused(
+        with_baseline("{architecture: {dcgan: {norm_d: batch}}, loss: {wgan_gp: {gp_weight: 10}}, lr_g: 1e-4}", text)
+    )
+
+    assert "the baseline cannot be trained" in error
+    assert "use norm_d: layer, spectral or none" in error
+
+
+# Overrides
+
+
+def test_override_of_a_section_makes_it_where_the_file_lacks_it(load):
+    space = load(SPACE, "budget.trials=3", "objective.samples.report=100", "search.scheduler=none")
+
+    assert space.budget.trials == 3
+    assert space.objective.samples.report == 100
+    assert space.search.scheduler == NoScheduler()
+
+
+def test_override_reaches_a_parameter_of_a_branch_by_its_own_path(load):
+    space = load(SPACE, "loss.wgan_gp.gp_weight=5", "loss.hinge.r1=log 0.01..1")
+
+    assert list(space.parameters["loss"].options) == ["hinge", "wgan_gp"]
+    assert space.parameters["loss"].options["wgan_gp"]["gp_weight"] == Constant(5.0)
+    assert space.parameters["loss"].options["hinge"]["r1"] == Uniform(low=0.01, high=1, log=True, integer=False)
+
+
+def test_override_of_a_branch_replaces_its_choices(load):
+    assert list(load(SPACE, "loss=hinge").parameters["loss"].options) == ["hinge"]
+    assert list(load(SPACE, "loss=[minimax, hinge]").parameters["loss"].options) == ["minimax", "hinge"]
+
+
+def test_override_by_the_path_that_check_prints_fixes_that_parameter_alone(dcgan):
+    for path, domain in dcgan.searched().items():
+        if "." not in path:
+            continue
+        kind, name, option = path.split(".")
+        anywhere = domain.values[0] if isinstance(domain, Choice) else int(domain.low) if domain.integer else domain.low
+        value = dcgan.baseline.get(path, anywhere)
+        fixed = load_space(DCGAN, [f"{path}={value}"])
+
+        assert fixed.parameters[kind].options[name][option] == Constant(value)
+        assert fixed.searched().keys() == dcgan.searched().keys() - {path}
+
+
+@pytest.mark.parametrize(
+    ("override", "column", "message"),
+    [
+        ("budget.trials=3.5", 15, "`budget.trials`: expected a whole number of at least 1, got `3.5`"),
+        ("budget.trails=3", 1, "did you mean `trials`?"),
+        ("lr_g=-1", 6, "`lr_g`: expected a number above 0, got -1"),
+        ("lr_g=", 6, "`lr_g`: expected a number above 0, got nothing"),
+        ("lr_g=[1, 0]", 10, "`lr_g`: expected a number above 0, got 0"),
+        ("lr_g.x=1", 8, "`lr_g` is not a component"),
+        ("loss.hinge.r2=1", 1, "unknown parameter `r2` in loss.hinge"),
+        ("loss.hing.r1=1", 1, "unknown loss `hing`"),
+        ("loss=hing", 6, "did you mean `hinge`?"),
+        ("space=1", 7, "expected a block of parameters"),
+        ("version=2", 9, "expected `version: 1`, got `2`"),
+        ("batchsize=64", 1, "did you mean `batch_size`?"),
+        ("buget.trials=8", 1, "did you mean `budget`?"),
+    ],
+)
+def test_bad_override_is_refused_at_the_argument(refused, override, column, message):
+    error = refused(SPACE, override)
+
+    assert error.startswith(f"--set {override.partition('=')[0]}:1:{column}  ")
+    assert f"\n   1 | {override}\n" in error
+    assert message in error
+
+
+def test_mistakes_of_file_and_override_are_told_together(refused):
+    error = refused(SPACE + "buget: {}\n", "lr_g=0")
+
+    assert [head[0] for head in heads(error)] == ["--set lr_g", "space.yaml"]
+
+
+# Drawing
+
+
+@pytest.mark.parametrize("first", [0, 25])
+def test_trial_written_and_read_back_is_equal(dcgan, tmp_path, first):
+    for seed in range(first, first + 25):
+        config = dcgan.draw(RandomDraw(seed), seed=seed)
+        path = tmp_path / f"{seed}.yaml"
+        path.write_text(dump(trial_document(config)), encoding="utf-8")
+
+        assert load_trial(path) == config
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "off",
+        "1e-4",
+        "60_000",
+        "true",
+        "null",
+        "~",
+        "",
+        " x ",
+        "a: b",
+        "# no",
+        "[x",
+        "*a",
+        "!t",
+        "é",
+        "1..2",
+        "'",
+        "a\nb",
+        "2024-05-01",
+        "x " * 200,
+        "=",
+        "\t",
+        "a\\b",
+        '"',
+        "<<",
+        "%x",
+        "---",
+    ],
+)
+def test_text_survives_being_written_and_read_back(dcgan, tmp_path, text):
+    config = dcgan.draw(RandomDraw(0), seed=0)
+    config = replace(config, data=replace(config.data, label_column=text))
+    path = tmp_path / "trial.yaml"
+    path.write_text(dump(trial_document(config)), encoding="utf-8")
+
+    assert load_trial(path) == config
+
+
+def test_trial_with_everything_set_survives_being_written_and_read_back(load, tmp_path):
+    space = load(
+        SPACE
+        + "  optimizer_d: {sgd: {momentum: 0.1, nesterov: true}}\n  ema_halflife_samples: 0\n  lr_d_ratio: int 1..4\n"
+        + "budget: {target: 0.1, samples_per_trial: 60_001}\n"
+        + "objective: {constraints: [recall >= 0.3333333333, diversity <= 1e-07]}\n"
+        + "collapse: {enabled: false, warmup: 0, min_diversity: 1e-9}\n"
+    )
+    config = space.draw(RandomDraw(0), seed=2**62)
+    path = tmp_path / "trial.yaml"
+    path.write_text(dump(trial_document(config)), encoding="utf-8")
+
+    assert load_trial(path) == config
+
+
+def test_draw_depends_only_on_the_drawn_values_and_the_seed(dcgan):
+    for seed in range(50):
+        draw = RandomDraw(seed)
+        config = dcgan.draw(draw, seed=7)
+
+        assert dcgan.draw(RandomDraw(seed), seed=7) == config
+        assert dcgan.draw(FixedDraw(draw.given), seed=7) == config
+        assert dcgan.draw(FixedDraw(draw.given), seed=8) == replace(config, seed=8)
+
+
+def test_draw_asks_for_the_open_parameters_of_the_branches_it_takes_and_no_others(dcgan):
+    for seed in range(50):
+        draw = RandomDraw(seed)
+        parameters = dcgan.draw(draw, seed=0).parameters()
+
+        assert draw.given.keys() == dcgan.searched().keys() & parameters.keys()
+        assert draw.given == {path: parameters[path] for path in draw.given}
+
+
+def test_every_drawn_value_is_in_its_domain_and_of_its_type(dcgan):
+    searched = dcgan.searched()
+    for seed in range(50):
+        draw = RandomDraw(seed)
+        for path, value in dcgan.draw(draw, seed=0).parameters().items():
+            if path in searched:
+                assert contains(searched[path], value)
+            if path.endswith(("batch_size", "depth", "d_steps", "width", "hidden")):
+                assert type(value) is int
+
+
+def test_parameters_exist_only_inside_their_branch(dcgan):
+    for seed in range(50):
+        parameters = dcgan.draw(RandomDraw(seed), seed=0).parameters()
+        for path in parameters:
+            if "." in path:
+                kind, name, _ = path.split(".")
+                assert parameters[kind] == name
+
+
+def test_branch_is_listed_before_its_parameters(dcgan):
+    order = list(dcgan.searched())
+
+    assert order[:3] == ["architecture", "architecture.dcgan.width", "architecture.dcgan.norm_d"]
+    for place, path in enumerate(order):
+        if "." in path:
+            assert order.index(path.split(".")[0]) < place
+
+
+def test_branch_of_one_is_not_searched_but_its_parameters_are(load):
+    space = load(SPACE, "loss={wgan_gp: {gp_weight: 1..20}}")
+
+    assert list(space.searched()) == ["loss.wgan_gp.gp_weight", "lr_g"]
+    assert space.draw(RandomDraw(0), seed=0).loss.name == "wgan_gp"
+
+
+def test_baseline_is_a_draw(dcgan):
+    parameters = dcgan.draw(FixedDraw(dcgan.baseline), seed=0).parameters()
+
+    assert dcgan.baseline.items() <= parameters.items()
+    assert all(contains(dcgan.searched()[path], value) for path, value in dcgan.baseline.items())
+
+
+def test_rungs_are_fractions_of_the_budget(load, dcgan):
+    assert dcgan.rungs() == [22_500, 67_500]
+    assert load(SPACE, "search.scheduler=none").rungs() == []
+    assert load(SPACE, "search.scheduler.asha.first_rung=1").rungs() == []
+    assert load(
+        SPACE, "budget.samples_per_trial=1000", "search.scheduler.asha={first_rung: 0.1, reduction: 2}"
+    ).rungs() == [
+        100,
+        200,
+        400,
+        800,
+    ]
+
+
+@pytest.mark.parametrize("first_rung", ["1e-9", "0.001", "0.05", "0.3", "0.999", "0.9999"])
+@pytest.mark.parametrize("reduction", ["1.5", "3"])
+def test_rungs_rise_strictly_within_the_budget(load, first_rung, reduction):
+    asha = f"search.scheduler.asha={{first_rung: {first_rung}, reduction: {reduction}}}"
+    rungs = load(SPACE, "budget.samples_per_trial=12", asha).rungs()
+
+    assert all(0 < rung < 12 for rung in rungs)
+    assert rungs == sorted(set(rungs))
+
+
+# One trial
+
+
+def test_trial_takes_its_seed_and_budget_from_the_file(tmp_path):
+    path = tmp_path / "trial.yaml"
+    path.write_text(TRIAL + "search: {seed: 5}\nbudget: {samples_per_trial: 7_000, target: 3}\n", encoding="utf-8")
+    config = load_trial(path, ["lr_d_ratio=4"])
+
+    assert (config.seed, config.samples, config.target) == (5, 7000, 3.0)
+    assert config.lr_d == pytest.approx(4e-4)
+
+
+def test_trial_with_open_parameters_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "trial.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    with pytest.raises(SpecError) as caught:
+        load_trial(path)
+
+    assert str(caught.value).startswith(f"{path}: 3 parameters are open (loss ...)")
+    assert "--set loss=VALUE" in str(caught.value)
+    assert "`gantune search`" in str(caught.value)
+    assert str(caught.value).endswith("Nothing was started.")
+
+
+def test_open_parameters_are_fixed_as_the_remedy_says():
+    remedy = ["architecture=mlp", "loss=hinge", "optimizer=sgd", "lr_g=1e-3", "lr_d_ratio=2", "batch_size=32"]
+    config = load_trial(DCGAN, remedy)
+
+    assert (config.architecture.name, config.lr_g, config.batch_size) == ("mlp", 1e-3, 32)
+
+
+# Conflicts
+
+
+@pytest.fixture
+def mixed(load):
+    return load(
+        SPACE.replace("mlp", "{choose: {mlp: {}, dcgan: {norm_d: [batch, layer, spectral, none]}}}").replace(
+            "hinge: {}", "hinge: {gp_weight: [0, 10]}, wasserstein: {gp_weight: [0, 1], clip: [0, 0.01]}"
+        )
+    )
+
+
+def test_penalty_never_goes_with_batch_norm_nor_with_clipping(mixed):
+    seen = set()
+    for seed in range(200):
+        config = mixed.draw(RandomDraw(seed), seed=0)
+        penalised = bool(config.loss.option("gp_weight"))
+        mixing = config.architecture.option("norm_d") == "batch"
+        clipped = bool(config.loss.option("clip"))
+        seen.add((penalised, mixing, clipped))
+
+        assert (conflict(config) is not None) == (penalised and (mixing or clipped))
+
+    assert len(seen) == 8
+
+
+def test_conflict_names_both_parts_and_the_way_out(mixed):
+    config = replace(
+        mixed.draw(RandomDraw(0), seed=0),
+        architecture=Component(name="dcgan", options=(("norm_d", "batch"),)),
+        loss=Component(name="wgan_gp", options=(("gp_weight", 10.0),)),
+    )
+    with pytest.raises(SpecError) as caught:
+        check_trial(config)
+
+    assert "architecture.dcgan.norm_d: batch does not go with loss.wgan_gp.gp_weight" in str(caught.value)
+    assert str(caught.value).endswith("use norm_d: layer, spectral or none. Nothing was started.")
+
+
+def test_trial_whose_parts_go_together_is_not_refused(dcgan):
+    check_trial(dcgan.draw(FixedDraw(dcgan.baseline), seed=0))
+
+
+# Documents
+
+
+SPACES = [
+    "lr_g=[0.1, 0.12345671]",
+    "lr_g=log 1e-5..0.0123456789",
+    "ema_halflife_samples=0..10_000_001",
+    "lr_d_ratio=log int 1..1_000_000",
+    "lr_d_ratio=1e-300..1e300",
+    "loss=hinge",
+    "loss=[hinge, minimax]",
+    "architecture={choose: {mlp: {norm_d: [layer, none]}, dcgan: {width: 16..64}}}",
+    "optimizer_d={sgd: {nesterov: [true, false]}}",
+    "search.scheduler=none",
+    "search.scheduler.asha.reduction=1.61803398875",
+    "objective.constraints=[recall >= 0.3, diversity <= 0.123456789]",
+    "budget={target: 1e-9, hours: 0.1}",
+    "resources={gpus_per_trial: 0}",
+    "name='7'",
+    "name=off",
+    "data.label_column='a: b'",
+]
+
+
+@pytest.mark.parametrize("override", SPACES)
+def test_document_of_a_space_reads_back_to_an_equal_space(load, override):
+    space = load(SPACE, override)
+
+    assert load(dump(json.loads(json.dumps(space.document())))) == space
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        "{loss: hinge, lr_g: 1e-4}",
+        "{loss: {wgan_gp: {gp_weight: 1.23456789}}, lr_g: 0.000123456789}",
+        "{architecture: mlp, loss: {hinge: {r1: 0, d_steps: 1}}, optimizer: adam, lr_g: 1e-4, batch_size: 64}",
+    ],
+)
+def test_document_of_a_space_with_a_baseline_reads_back_to_an_equal_space(load, baseline):
+    space = load(with_baseline(baseline))
+
+    assert load(dump(space.document())) == space
+
+
+def test_document_fills_in_the_defaults(dcgan):
+    document = dcgan.document()
+
+    assert document["objective"]["reports"] == 12
+    assert document["search"]["scheduler"] == {"asha": {"first_rung": 0.25, "reduction": 3.0}}
+    assert document["space"]["loss"]["choose"]["wgan_gp"] == {"gp_weight": "log 1.0..20.0", "d_steps": "int 1..3"}
+    assert document["space"]["ema_halflife_samples"] == 2000
+    assert document["baseline"]["optimizer"] == {"adam": {"beta1": 0.5, "beta2": 0.999}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("lr_g=0.12345671..1", "lr_g=0.12345672..1"),
+        ("lr_g=1..2", "lr_g=log 1..2"),
+        ("lr_d_ratio=1..2", "lr_d_ratio=int 1..2"),
+        ("ema_halflife_samples=0..10_000_000", "ema_halflife_samples=0..10_000_001"),
+        ("lr_g=[0.1, 0.12345671]", "lr_g=[0.1, 0.12345672]"),
+        ("loss=hinge", "loss=minimax"),
+        ("objective.constraints=recall >= 0.12345671", "objective.constraints=recall >= 0.12345672"),
+    ],
+)
+def test_spaces_that_differ_have_documents_that_differ(load, one, other):
+    first, second = load(SPACE, one), load(SPACE, other)
+
+    assert first != second
+    assert first.document() != second.document()
+
+
+# Damage
+
+
+def damaged(text, draw):
+    at = draw.randrange(len(text))
+    character = draw.choice([*map(chr, range(32, 127)), "\t", "\n", "é", "\0", "\x1b"])
+    return draw.choice(
+        [
+            text[:at] + character + text[at + 1 :],
+            text[:at] + character + text[at:],
+            text[:at] + text[at + 1 :],
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_file_is_a_space_or_a_located_refusal(load, seed):
+    draw = random.Random(seed)
+    text = DCGAN.read_text(encoding="utf-8")
+    for _ in range(50):
+        harmed = damaged(text, draw)
+        told = complaint(load, harmed)
+        assert told is None or located(told, harmed), harmed
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_file_that_is_cut_off_is_a_space_or_a_located_refusal(load, seed):
+    draw = random.Random(seed)
+    text = DCGAN.read_text(encoding="utf-8")
+    for _ in range(30):
+        harmed = text[: draw.randrange(len(text))]
+        told = complaint(load, harmed)
+        assert told is None or located(told, harmed), harmed
+
+
+def complaint(load, text):
+    try:
+        assert isinstance(load(text), SearchSpace)
+    except SpecError as error:
+        return str(error)
+    return None
+
+
+def located(error, text):
+    places = re.findall(r"space\.yaml:(\d+):(\d+)  ", error)
+    return places and all(1 <= int(line) <= text.count("\n") + 1 for line, _ in places)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "- version: 1\n",
+        "---\n---\n",
+        SPACE + "---\n" + SPACE,
+        SPACE + "x: *nowhere\n",
+        SPACE + "x: &a [*a]\n",
+        SPACE + "x: &a {<<: *a}\n",
+        SPACE + "<<: {version: 1}\n",
+        SPACE + "x: !!python/object/apply:os.system [echo]\n",
+        SPACE.replace("mlp", "!!python/name:os.system"),
+        SPACE.replace("mlp", "!!python/object:os.system {mlp: {}}"),
+        SPACE + "x: " + "[" * 2000,
+        SPACE + "x: " + "[" * 25 + "]" * 25,
+        SPACE.replace("adam", "{choose: {choose: {choose: adam}}}"),
+    ],
+)
+def test_hostile_file_is_a_located_refusal(load, text):
+    told = complaint(load, text)
+
+    assert told is not None
+    assert located(told, text)
+    assert told.endswith("Nothing was started.")
