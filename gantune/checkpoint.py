@@ -1,5 +1,6 @@
 """One file of tensors and JSON: safetensors, versioned, checksummed, written whole or not at all. No pickles."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ def write_checkpoint(path: Path, kind: Kind, tensors: Mapping[str, Tensor], meta
 
     Raises CheckpointError where it cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     header = {"gantune": VERSION, "kind": kind, "meta": text, "sha256": _digest(kind, plain, text)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -35,7 +36,8 @@ def write_checkpoint(path: Path, kind: Kind, tensors: Mapping[str, Tensor], meta
             os.fsync(stream.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
@@ -47,7 +49,7 @@ def read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str
     try:
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -61,7 +63,12 @@ def read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str
     text = header.get("meta", "")
     if header.get("sha256") != _digest(kind, tensors, text):
         raise CheckpointError(f"{path}: does not match its checksum; it was altered or damaged")
-    meta: dict[str, Any] = json.loads(text)
+    try:
+        meta: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its values are not JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{path}: its values are not a JSON object")
     return tensors, meta
 
 

@@ -47,14 +47,14 @@ class CollapseMonitor:
         self, samples_seen: int, score: float, metrics: Mapping[str, float], signals: Mapping[str, float], finite: bool
     ) -> Verdict:
         """The verdict after one report; lower scores are better."""
-        if not self._config.enabled:
-            return Verdict()
         share = samples_seen / self._samples
         evidence = {"share_of_budget": share, "score": score, **metrics, **signals}
         evidence = {name: value for name, value in evidence.items() if math.isfinite(value)}
         if not finite or not math.isfinite(score):
             what = "weights, losses or logits" if not finite else "generated pictures"
             return Verdict(state="diverged", cause=f"{what} are not finite at {share:.0%}", evidence=evidence)
+        if not self._config.enabled:
+            return Verdict()
         pixels = metrics["pixel_diversity"]
         if pixels < CONSTANT:
             cause = f"one constant picture at {share:.0%} (pixel diversity {pixels:.3f} of the real data's)"

@@ -56,9 +56,10 @@ def load_generator(path: Path) -> Generator:
         shape = ImageShape(*meta["shape"])
         networks = build_networks(Component(name=name, options=tuple(options.items())), shape, seed=0)
         networks.generator.load_state_dict(tensors)
+        z_dim = int(meta["z_dim"])
     except (KeyError, TypeError, ValueError, RuntimeError, PluginError) as error:
         raise CheckpointError(f"{path}: its weights do not fit its configuration: {error}") from error
-    return Generator(networks.generator.eval().requires_grad_(False), meta["z_dim"], meta)
+    return Generator(networks.generator.eval().requires_grad_(False), z_dim, meta)
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 Each report is flushed as a part of its own, so that a kill loses none; parts are merged as they pile up.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -79,8 +80,16 @@ class Results:
 
     def rows(self) -> list[Row]:
         """All rows in the order of the run's clock; a row present twice, by a merge cut short, counts once."""
-        found = {(row.trial, row.samples_seen, row.state): row for row in _read(self._parts())}
+        found = {(row.trial, row.samples_seen, row.state): row for row in self._read_all()}
         return sorted(found.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
+
+    def _read_all(self) -> list[Row]:
+        """Every row; where the writer merged parts away since they were listed, they are listed anew."""
+        while True:
+            try:
+                return _read(self._parts())
+            except FileNotFoundError:
+                continue
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
@@ -93,29 +102,31 @@ class Results:
             columns[name] = [list(value.items()) for value in columns[name]]
         taken = [int(part.stem.partition("-")[2]) for part in self._parts()]
         path = self._folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(f".{path.stem}.partial")  # readers of Parquet folders pass over names with a dot
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table(columns, schema=SCHEMA), partial)
+            pq.write_table(pa.table(columns, schema=SCHEMA), partial, write_page_checksum=True)
             with open(partial, "rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise RunError(f"{path}: cannot be written: {error.strerror or error}; results so far are safe") from error
 
 
 def _read(parts: list[Path]) -> list[Row]:
+    """The rows of parts. Raises RunError where one is damaged, FileNotFoundError where one is gone."""
     rows = []
     for part in parts:
         try:
-            with pq.ParquetFile(part) as opened:
+            with pq.ParquetFile(part, page_checksum_verification=True) as opened:
                 table = opened.read()
             if table.schema != SCHEMA:
                 raise RunError(f"{part}: has other columns than this gantune writes")
         except FileNotFoundError:
-            continue  # merged away by the writer since it was listed; its rows are in the merged part
-        except (OSError, pa.ArrowException) as error:
+            raise
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise RunError(f"{part}: cannot be read: {error}") from error
         for values in table.to_pylist():
             rows.append(Row(**{**values, "metrics": dict(values["metrics"]), "evidence": dict(values["evidence"])}))

@@ -127,8 +127,8 @@ class Run:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(values, dict):
-            raise RunError(f"{path}: is not a manifest")
+        if not isinstance(values, dict) or not {"format", "space", "sessions"} <= set(values):
+            raise RunError(f"{path}: is not a run's manifest; restore it, or start a new run with --name")
         if values.get("format") != FORMAT:
             raise RunError(f"{path}: has format {values.get('format')}; this gantune reads {FORMAT}")
         return values
@@ -169,9 +169,9 @@ class Run:
 def trial_record(rows: list[Row]) -> TrialRecord:
     """One trial from its rows, which are in order."""
     last = next((row for row in rows if row.state in ENDED), rows[-1])
-    scored = [row for row in rows if row.best_score is not None and row.score == row.best_score]
-    best = min(scored, key=lambda row: row.best_score or 0.0, default=None)
-    metrics = dict(best.metrics) if best else {}
+    scored = [(row.best_score, row.samples_seen, row) for row in rows if row.best_score is not None]
+    best = min(scored, key=lambda item: item[:2])[2] if scored else None
+    metrics = dict(best.metrics) if best and best.score == best.best_score else {}
     metrics |= {name: value for name, value in last.metrics.items() if name.startswith("final_")}
     return TrialRecord(
         number=last.trial,

@@ -186,16 +186,25 @@ def dump(document: Mapping[str, Any]) -> str:
 
 def conflict(config: TrialConfig) -> str | None:
     """Why the parts of a configuration do not go together, or None where they do."""
-    penalised = config.loss.option("gp_weight") or 0
-    if penalised and config.architecture.option("norm_d") == "batch":
+    penalised = _in_force("loss", config.loss, "gp_weight") or 0
+    if penalised and _in_force("architecture", config.architecture, "norm_d") == "batch":
         return (
             f"architecture.{config.architecture.name}.norm_d: batch does not go with "
             f"loss.{config.loss.name}.gp_weight: the penalty is per sample and batch norm mixes samples; "
             "use norm_d: layer, spectral or none"
         )
-    if penalised and config.loss.option("clip"):
+    if penalised and _in_force("loss", config.loss, "clip"):
         return f"loss.{config.loss.name}: gp_weight and clip both bound the critic; set one of them to 0"
     return None
+
+
+def _in_force(kind: str, component: Component, name: str) -> Scalar:
+    """An option's value, or its default where the component leaves it out."""
+    given = dict(component.options)
+    if name in given:
+        return given[name]
+    declared = plugins.options(plugins.resolve(kind, component.name)).get(name)
+    return None if declared is None or declared.required else declared.default
 
 
 def _section_document(section: Any) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class GANTrainer:
         self.ema_generator = copy.deepcopy(self.generator).eval().requires_grad_(False)
 
         self.game: Game = _build("loss", config.loss)
+        if not isinstance(self.game, Game):
+            raise PluginError(f"loss `{config.loss.name}` must return a Game, got {type(self.game).__name__}")
         build_g: Build = _build("optimizer", config.optimizer)
         build_d: Build = _build("optimizer", config.optimizer_d) if config.optimizer_d else build_g
         self.optimizer_g = build_g(self.generator.parameters(), config.lr_g)
@@ -145,9 +147,9 @@ class GANTrainer:
         return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state`. Learning rates and betas stay the configuration's own.
+        """Continue from `state`, which a trainer of the same components saved. Rates and betas stay the own ones.
 
-        Raises CheckpointError where the state belongs to another architecture or optimizer.
+        Raises CheckpointError where the state belongs to another architecture.
         """
         try:
             for prefix, network in self._networks().items():
@@ -198,7 +200,10 @@ def build_networks(architecture: Component, shape: ImageShape, seed: int) -> Net
 
 
 def _build(kind: str, component: Component) -> Any:
-    return plugins.resolve(kind, component.name)(**dict(component.options))
+    try:
+        return plugins.resolve(kind, component.name)(**dict(component.options))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PluginError(f"{kind} `{component.name}` cannot be built: {error}") from error
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -69,6 +69,8 @@ def train_trial(
     progress = trial.restore()
     if progress is not None:
         yield progress
+    else:
+        (folder / BEST).unlink(missing_ok=True)  # of a trial that left no `latest`
     while progress is None or progress.state == "running":
         trial.train_to_next_report()
         progress = trial.report()
@@ -105,6 +107,8 @@ class _Trial:
             if steps % STEPS_BETWEEN_CHECKS == 0 and not self.trainer.finite():
                 break
         self.finite = self.trainer.finite()
+        passed = self.trainer.samples_seen * self.config.objective.reports // self.config.samples
+        self.reports = max(self.reports, min(passed, self.config.objective.reports) - 1)  # reports that one step passed
         self.seconds += time.monotonic() - started
 
     def report(self) -> Progress:
@@ -180,6 +184,16 @@ class _Trial:
         path = self.folder / LATEST
         if not path.exists():
             return None
+        try:
+            return self._continue(path)
+        except KeyError as error:
+            raise CheckpointError(f"{path}: lacks {error}") from error
+        except CheckpointError as error:
+            if str(self.folder) in str(error):
+                raise
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def _continue(self, path: Path) -> Progress:
         tensors, meta = read_checkpoint(path, "trial")
         if meta["config"] != json.loads(json.dumps(trial_document(self.config))):
             raise CheckpointError(f"{path}: belongs to another configuration; use another folder")

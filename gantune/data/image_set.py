@@ -103,6 +103,8 @@ def _decode(source: Source, config: DataConfig, folder: Path, report: Report) ->
         labels: list[int | None] = []
         images: npt.NDArray[np.uint8] | None = None
         for index, (picture, label) in enumerate(source.examples):
+            if index == source.count:
+                raise DataError(f"{config.dataset}: promised {source.count} images and gives more")
             if images is None:
                 form = _form(picture, config)
                 images = np.lib.format.open_memmap(
@@ -132,7 +134,7 @@ def _dense(labels: list[int | None], named: int) -> npt.NDArray[np.int64]:
 
 
 def _form(first: Image.Image, config: DataConfig) -> tuple[int, int, int]:
-    channels = {"grey": 1, "rgb": 3}.get(config.channels) or (1 if first.mode in ("L", "1", "I;16", "LA", "I") else 3)
+    channels = {"grey": 1, "rgb": 3}.get(config.channels) or (1 if first.mode[0] in "L1I" else 3)
     if config.size is not None:
         return channels, config.size, config.size
     width, height = first.size
@@ -146,7 +148,7 @@ def _form(first: Image.Image, config: DataConfig) -> tuple[int, int, int]:
 
 def _fit(picture: Image.Image, channels: int, size: int) -> npt.NDArray[np.uint8]:
     """One picture as uint8 [C, size, size]: centre-cropped to a square, Lanczos-resampled where the size differs."""
-    if picture.mode in ("I;16", "I"):  # 16-bit grey
+    if picture.mode.startswith("I"):  # 16-bit grey
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (size, size):

@@ -28,8 +28,10 @@ def parquet(files: list[Path], config: DataConfig) -> Source:
         try:
             with pq.ParquetFile(path) as opened:
                 count += opened.metadata.num_rows
-                schema = schema or opened.schema_arrow
                 _check_image_column(path, opened.schema_arrow, config.image_column)
+                schema = schema or opened.schema_arrow
+                if _labelled(schema, config) != _labelled(opened.schema_arrow, config):
+                    raise DataError(f"{path}: its labels are not of the kind that {files[0].name} has; make them alike")
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
         stat = path.stat()
@@ -37,21 +39,33 @@ def parquet(files: list[Path], config: DataConfig) -> Source:
     assert schema is not None
     if not count:
         raise DataError(f"{files[0]}: has no rows")
-    labelled = config.label_column in schema.names and pa.types.is_integer(schema.field(config.label_column).type)
+    labelled = _labelled(schema, config)
     columns = [config.image_column] + [config.label_column] * labelled
 
     def examples() -> Iterator[Example]:
         for path in files:
-            row = 0
-            with pq.ParquetFile(path) as opened:
-                for batch in opened.iter_batches(batch_size=1024, columns=columns):
-                    labels = batch.column(1).to_pylist() if labelled else [None] * len(batch)
-                    for cell, label in zip(batch.column(0).to_pylist(), labels, strict=True):
-                        yield _decode(path, row, cell), label
-                        row += 1
+            try:
+                yield from _examples(path, columns)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
 
     names = _class_names(schema, config.label_column) if labelled else ()
     return Source(identity=digest.hexdigest(), count=count, class_names=names, examples=examples())
+
+
+def _labelled(schema: pa.Schema, config: DataConfig) -> bool:
+    return config.label_column in schema.names and pa.types.is_integer(schema.field(config.label_column).type)
+
+
+def _examples(path: Path, columns: list[str]) -> Iterator[Example]:
+    row = 0
+    with pq.ParquetFile(path) as opened:
+        for batch in opened.iter_batches(batch_size=1024, columns=columns):
+            cells = batch.column(columns[0]).to_pylist()
+            labels = batch.column(columns[1]).to_pylist() if len(columns) > 1 else [None] * len(cells)
+            for cell, label in zip(cells, labels, strict=True):
+                yield _decode(path, row, cell), label
+                row += 1
 
 
 def _check_image_column(path: Path, schema: pa.Schema, column: str) -> None:
@@ -79,11 +93,12 @@ def _decode(path: Path, row: int, cell: object) -> Image.Image:
 
 
 def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """Names of the labels from the schema's metadata: our `class_names`, or Hugging Face's features."""
+    """Names of the labels from the schema's metadata: `class_names` (JSON or commas), or Hugging Face's features."""
     metadata = schema.metadata or {}
     try:
         if b"class_names" in metadata:
-            return tuple(str(name) for name in json.loads(metadata[b"class_names"]))
+            text = metadata[b"class_names"].decode()
+            return tuple(str(name) for name in (json.loads(text) if text.startswith("[") else text.split(",")))
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[column]["names"])
     except (KeyError, TypeError, ValueError):

@@ -1,6 +1,7 @@
 """MNIST, Fashion-MNIST and CIFAR-10 through torchvision, downloaded once into the cache."""
 
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import Any
 
 from torchvision import datasets
@@ -30,7 +31,7 @@ def _source(name: str, dataset: type[Any]) -> Source:
     folder = cache_directory() / "torchvision"
     try:
         found = dataset(root=str(folder), train=True, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"data set `{name}` could not be downloaded into {folder}: {error}. "
             "Check the network, or name a local copy: --set data.dataset=FILE.parquet"

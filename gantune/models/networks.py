@@ -38,4 +38,6 @@ def normalised(layer: nn.Module, norm: str, channels: int, *, flat: bool = False
         return [layer, nn.BatchNorm1d(channels) if flat else nn.BatchNorm2d(channels)]
     if norm == "layer":
         return [layer, nn.GroupNorm(1, channels)]
+    if norm != "none":
+        raise ValueError(f"unknown normalisation `{norm}`")
     return [layer]

@@ -47,8 +47,8 @@ class Ledger:
         self.best: Best | None = None
         for row in rows:
             self._note_best(row)
-        self._waiting = self._reconcile()
         self._proposals: dict[int, Proposal] = {}
+        self._waiting = self._reconcile()
 
     def _reconcile(self) -> list[Proposal]:
         """Tell the study what the rows know; what is then still open is to be trained on."""

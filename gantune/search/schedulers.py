@@ -40,7 +40,7 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
         )
         self._lowest: dict[str, float] = {}
         for row in rows:
-            if row.score is not None:
+            if row.score is not None and row.state in ("running", "pruned"):  # Tune asks about no others
                 self.decide(row.trial, row.samples_seen, row.score)
 
     def decide(self, number: int, samples_seen: int, score: float) -> str:

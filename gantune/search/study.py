@@ -58,7 +58,8 @@ class Study:
 
     def open_proposals(self) -> list[Proposal]:
         """What was proposed before and not told yet, in order; the same values as the first time."""
-        return [Proposal(number, self._draw(number, trial)) for number, trial in sorted(self._open.items())]
+        drawn = [self._draw_valid(number, trial) for number, trial in sorted(self._open.items())]
+        return [proposal for proposal in drawn if proposal is not None]
 
     def propose(self) -> Proposal:
         """A new configuration; draws whose parts do not go together are told as failed and drawn again.
@@ -67,20 +68,26 @@ class Study:
         """
         for _ in range(MOST_REJECTIONS):
             trial = self._study.ask()
-            config = self._draw(trial.number, trial)
-            reason = conflict(config)
-            if reason is None:
-                self._open[trial.number] = trial
-                return Proposal(trial.number, config)
-            trial.set_user_attr("rejected", reason)
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._open[trial.number] = trial
+            proposal = self._draw_valid(trial.number, trial)
+            if proposal is not None:
+                return proposal
+        reason = self._study.get_trials(deepcopy=False)[-1].user_attrs["rejected"]
         raise RunError(f"{MOST_REJECTIONS} draws in a row were invalid, the last because: {reason}")
 
-    def _draw(self, number: int, trial: optuna.Trial) -> TrialConfig:
+    def _draw_valid(self, number: int, trial: optuna.Trial) -> Proposal | None:
+        """The configuration of an open trial; None where its parts do not go together, and the trial is closed."""
         seed = derive_seed(self._space.search.seed, "trial", number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return self._space.draw(trial, seed=seed)
+            config = self._space.draw(trial, seed=seed)
+        reason = conflict(config)
+        if reason is None:
+            return Proposal(number, config)
+        trial.set_user_attr("rejected", reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+        del self._open[number]
+        return None
 
     def proposed(self) -> int:
         """How many trials have been proposed so far, rejected draws left out."""
@@ -125,16 +132,13 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
         elif state == "collapsed":
             self._study.tell(trial, self._worst())
-        elif state == "pruned" and self._has_report(trial):
+        elif state == "pruned":
             self._study.tell(trial, state=TrialState.PRUNED)
         elif score is not None:
             self._study.tell(trial, score)
         else:
             self._study.tell(trial, self._worst())
         del self._open[number]
-
-    def _has_report(self, trial: optuna.Trial) -> bool:
-        return bool(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def _worst(self) -> float:
         """The worst finite score that any trial has shown."""

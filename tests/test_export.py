@@ -1,0 +1,265 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gantune.checkpoint import read_checkpoint, write_checkpoint
+from gantune.config import (
+    CollapseConfig,
+    Component,
+    Constraint,
+    DataConfig,
+    ObjectiveConfig,
+    SampleCounts,
+    TrialConfig,
+)
+from gantune.errors import CheckpointError, GantuneError
+from gantune.export import GRID, WEIGHTS, export, load_generator
+from gantune.metrics.reference import sample
+from gantune.models.networks import ImageShape
+from gantune.report.pictures import GAP, TARGET_WIDTH, grid, save_files, save_grid
+from gantune.space import dump, load_trial, trial_document
+from gantune.trainer import build_networks
+
+CONFIG = TrialConfig(
+    data=DataConfig(dataset="digits", size=16),
+    objective=ObjectiveConfig(
+        samples=SampleCounts(report=500, final=900),
+        reports=7,
+        constraints=(Constraint(metric="recall", relation=">=", bound=0.25),),
+    ),
+    collapse=CollapseConfig(patience=3, warmup=0.1),
+    samples=12_345,
+    target=1.5,
+    seed=2**61 + 7,
+    architecture=Component(name="dcgan", options=(("norm_d", "none"), ("norm_g", "batch"), ("width", 4), ("z_dim", 8))),
+    loss=Component(name="non_saturating", options=(("r1", 0.1),)),
+    optimizer=Component(name="adam", options=(("beta1", 0.1 + 0.2), ("beta2", 0.999))),
+    optimizer_d=Component(name="sgd", options=(("momentum", 0.0),)),
+    lr_g=1.234567890123456e-5,
+    lr_d_ratio=2.0,
+    batch_size=48,
+    ema_halflife_samples=0,
+)
+MLP = Component(name="mlp", options=(("depth", 2), ("hidden", 16), ("z_dim", 6)))
+
+
+def write_best(path, config=CONFIG, channels=1):
+    """A checkpoint of a generator whose weights and running statistics are not those of a fresh one."""
+    shape = ImageShape(channels, 16)
+    networks = build_networks(config.architecture, shape, seed=5)
+    generator = networks.generator.train()
+    stream = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in generator.parameters():
+            weight.add_(torch.randn(weight.shape, generator=stream), alpha=0.1)
+        for _ in range(3):
+            generator(torch.randn(16, networks.z_dim, generator=stream))
+    meta = {
+        "config": trial_document(config),
+        "shape": [channels, 16],
+        "z_dim": networks.z_dim,
+        "samples_seen": 5000,
+        "score": 3.25,
+        "metrics": {"recall": 0.5},
+        "reference": "abc",
+    }
+    write_checkpoint(path, "generator", generator.state_dict(), meta)
+    return path, generator.eval()
+
+
+@pytest.fixture
+def best(tmp_path):
+    return write_best(tmp_path / "best.safetensors")[0]
+
+
+# The export
+
+
+def test_an_export_holds_weights_configuration_and_a_picture_and_nothing_else(best, tmp_path):
+    export(best, tmp_path / "winner")
+    names = sorted(path.name for path in (tmp_path / "winner").iterdir())
+    assert names == ["config.yaml", "generator.safetensors", "samples.png"]
+
+
+@pytest.mark.parametrize("architecture", [CONFIG.architecture, MLP], ids=["dcgan", "mlp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_export_draws_what_its_checkpoint_draws_bit_for_bit(tmp_path, architecture, channels):
+    config = replace(CONFIG, architecture=architecture)
+    path, generator = write_best(tmp_path / "best.safetensors", config, channels)
+    export(path, tmp_path / "winner")
+    expected = load_generator(path).draw(70, seed=3)
+    assert expected.shape == (70, channels, 16, 16)
+    assert expected.dtype == np.uint8
+    assert expected.std() > 1
+    trained = sample(generator, load_generator(path).z_dim, 70, torch.device("cpu"), seed=3)
+    assert np.array_equal(trained.numpy(), expected)
+    for where in (tmp_path / "winner", tmp_path / "winner" / WEIGHTS):
+        assert np.array_equal(load_generator(where).draw(70, seed=3), expected)
+    exported = load_generator(tmp_path / "winner").net.state_dict()
+    assert exported.keys() == generator.state_dict().keys()
+    assert all(torch.equal(value, exported[name]) for name, value in generator.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, replace(CONFIG, target=None, optimizer_d=None, architecture=MLP, data=DataConfig(dataset="digits"))],
+    ids=["everything", "defaults"],
+)
+def test_the_configuration_of_an_export_loads_to_an_equal_value(tmp_path, config):
+    (tmp_path / "trial.yaml").write_text(dump(trial_document(config)))
+    config = load_trial(tmp_path / "trial.yaml")  # as a search writes it, with every option
+    path, _ = write_best(tmp_path / "best.safetensors", config)
+    export(path, tmp_path / "winner")
+    assert load_trial(tmp_path / "winner" / "config.yaml") == config
+
+
+def test_the_picture_of_an_export_is_the_grid_of_its_first_samples(best, tmp_path):
+    export(best, tmp_path / "winner")
+    drawn = load_generator(tmp_path / "winner").draw(GRID)
+    with Image.open(tmp_path / "winner" / "samples.png") as picture:
+        assert picture.format == "PNG"
+        assert np.array_equal(np.asarray(picture), np.asarray(grid(drawn)))
+
+
+def test_an_export_keeps_what_the_checkpoint_says_of_itself(best, tmp_path):
+    export(best, tmp_path / "winner")
+    assert read_checkpoint(tmp_path / "winner" / WEIGHTS, "generator")[1] == read_checkpoint(best, "generator")[1]
+
+
+def test_exporting_again_replaces_the_export(tmp_path):
+    for channels in (1, 3):
+        path, _ = write_best(tmp_path / "best.safetensors", channels=channels)
+        export(path, tmp_path / "winner")
+    assert load_generator(tmp_path / "winner").draw(1).shape == (1, 3, 16, 16)
+    with Image.open(tmp_path / "winner" / "samples.png") as picture:
+        assert picture.mode == "RGB"
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_folder_that_cannot_be_written_is_an_error_a_user_can_act_on(best, tmp_path, inside):
+    (tmp_path / "file").write_text("in the way")
+    folder = tmp_path / "file" / inside if inside else tmp_path / "file"
+    with pytest.raises(GantuneError) as caught:
+        export(best, folder)
+    assert str(folder) in str(caught.value)
+    assert "cannot be written" in str(caught.value)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+# Drawing
+
+
+def test_drawing_depends_on_the_seed_alone(best):
+    generator = load_generator(best)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = generator.draw(20, seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(load_generator(best).draw(20, seed=4), first)
+    assert not np.array_equal(generator.draw(20, seed=5), first)
+
+
+def test_a_generator_that_draws_nothing_finite_is_refused(tmp_path):
+    path, generator = write_best(tmp_path / "best.safetensors")
+    _, meta = read_checkpoint(path, "generator")
+    broken = {name: value * math.nan for name, value in generator.named_parameters()}
+    broken = {**generator.state_dict(), **broken}
+    write_checkpoint(path, "generator", broken, meta)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_generator(path).draw(4)
+    with pytest.raises(CheckpointError, match="not finite"):
+        export(path, tmp_path / "winner")
+
+
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
+    path, generator = write_best(tmp_path / "best.safetensors")
+    _, meta = read_checkpoint(path, "generator")
+    meta["config"]["space"]["architecture"] = {"mlp": {"hidden": 16}}
+    write_checkpoint(path, "generator", generator.state_dict(), meta)
+    with pytest.raises(CheckpointError) as caught:
+        load_generator(path)
+    assert f"{path}: its weights do not fit its configuration" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["config", "shape", "z_dim"])
+def test_a_checkpoint_that_lacks_what_drawing_needs_is_refused_by_name(tmp_path, key):
+    path, generator = write_best(tmp_path / "best.safetensors")
+    _, meta = read_checkpoint(path, "generator")
+    del meta[key]
+    write_checkpoint(path, "generator", generator.state_dict(), meta)
+    with pytest.raises(CheckpointError) as caught:
+        load_generator(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_export_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere: there is no such checkpoint"):
+        load_generator(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"generator\.safetensors: there is no such checkpoint"):
+        load_generator(tmp_path / "empty")
+
+
+# Grids
+
+
+def pictures(count, channels, side=8):
+    shape = (count, channels, side, side)
+    return np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)  # 255 is the background's
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("count", "columns", "side", "shape"),
+    [(64, None, 16, (8, 8)), (1, None, 8, (1, 1)), (10, None, 8, (4, 3)), (12, 6, 8, (6, 2)), (5, 3, 28, (3, 2))],
+)
+def test_a_grid_is_laid_out_in_rows_and_enlarged_by_a_whole_factor(channels, count, columns, side, shape):
+    pixels = pictures(count, channels, side)
+    picture = grid(pixels, columns)
+    width, height = (number * (side + GAP) - GAP for number in shape)
+    factor = TARGET_WIDTH // width
+    assert picture.size == (width * factor, height * factor)
+    assert picture.mode == ("L" if channels == 1 else "RGB")
+
+    small = np.asarray(picture).reshape(height, factor, width, factor, channels)
+    assert (small == small[:, :1, :, :1]).all()  # enlarging blurs nothing
+    sheet = small[:, 0, :, 0]
+    covered = np.zeros((height, width), bool)
+    for index in range(count):
+        top, left = index // shape[0] * (side + GAP), index % shape[0] * (side + GAP)
+        where = slice(top, top + side), slice(left, left + side)
+        assert np.array_equal(sheet[where].transpose(2, 0, 1), pixels[index])
+        covered[where] = True
+    assert (sheet[~covered] == 255).all()
+
+
+def test_a_grid_wider_than_the_screen_is_not_enlarged():
+    assert grid(pictures(100, 1, 128)).size == (10 * (128 + GAP) - GAP,) * 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_saved_to_the_last_bit(tmp_path, channels):
+    pixels = pictures(12, channels)
+    save_files(pixels, tmp_path / "pictures")
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in files] == [f"{index:06d}.png" for index in range(12)]
+    for path, expected in zip(files, pixels, strict=True):
+        with Image.open(path) as picture:
+            assert np.array_equal(np.asarray(picture).reshape(8, 8, channels).transpose(2, 0, 1), expected)
+    save_grid(pixels, tmp_path / "deeper" / "grid.png")
+    with Image.open(tmp_path / "deeper" / "grid.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(grid(pixels)))
+
+
+@pytest.mark.parametrize("save", [save_grid, save_files])
+def test_pictures_that_cannot_be_written_say_where(tmp_path, save):
+    (tmp_path / "file").write_text("in the way")
+    where = tmp_path / "file" / "samples.png"
+    with pytest.raises(GantuneError) as caught:
+        save(pictures(4, 1), where)
+    assert str(where) in str(caught.value)
+    assert "cannot be written" in str(caught.value)

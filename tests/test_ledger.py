@@ -1,0 +1,465 @@
+import json
+from types import SimpleNamespace
+
+import optuna
+import pyarrow.dataset
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from gantune.collapse import Verdict
+from gantune.errors import RunError
+from gantune.run import ENDED, Run
+from gantune.search import ledger as ledger_module
+from gantune.search.ledger import Ledger
+from gantune.search.study import Study
+from gantune.space import load_space, load_trial
+from gantune.trial import Progress
+
+SPACE = """
+version: 1
+name: tiny
+data: {dataset: digits, size: 8}
+objective: {constraints: [recall >= 0.2]}
+budget: {trials: 3, samples_per_trial: 600}
+space:
+  architecture: mlp
+  loss: [minimax, hinge]
+  optimizer: adam
+  lr_g: log 1e-4..1e-2
+"""
+
+
+class Books:
+    """A run directory that is opened again and again, as by sessions that end at any moment."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.run = Run(folder / "runs" / "tiny")
+
+    def space(self, *overrides):
+        path = self.folder / "tiny.yaml"
+        path.write_text(SPACE)
+        return load_space(path, overrides)
+
+    def open(self, *overrides):
+        space = self.space(*overrides)
+        self.run.begin(space)
+        return Ledger(self.run, space, Study(self.run.study_path, space, 500.0))
+
+    def trials(self):
+        storage = JournalStorage(JournalFileBackend(str(self.run.study_path)))
+        (name,) = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=name, storage=storage).trials
+
+    def written(self):
+        """How many rows lie in the files, also such as a reader would take for one."""
+        return pyarrow.dataset.dataset(self.run.folder / "results", format="parquet").count_rows()
+
+    def rows(self, number=None):
+        return [row for row in self.run.results.rows() if number in (None, row.trial)]
+
+
+@pytest.fixture
+def books(tmp_path):
+    found = Books(tmp_path)
+    found.run.folder.mkdir(parents=True)
+    return found
+
+
+def progress(samples_seen=600, score=10.0, state="finished", best_score=None, **values):
+    best_score = score if best_score is None else best_score
+    metrics = {"recall": 0.5} if score is not None else {}
+    values = {"metrics": metrics, "seconds": samples_seen / 100, **values}
+    return Progress(samples_seen=samples_seen, score=score, best_score=best_score, state=state, **values)
+
+
+def dead(samples_seen, score=None, best_score=None):
+    verdict = Verdict(state="diverged", cause="weights are not finite", evidence={"share_of_budget": 0.5})
+    return Progress(
+        samples_seen=samples_seen,
+        score=score,
+        best_score=best_score,
+        metrics={"recall": 0.0} if score else {},
+        verdict=verdict,
+        state="collapsed",
+    )
+
+
+def drain(ledger):
+    """Finish whatever is asked for, one at a time; the numbers that were asked."""
+    numbers = []
+    while (proposal := ledger.next()) is not None:
+        numbers.append(proposal.number)
+        ledger.record(proposal.number, progress(score=10.0 + proposal.number), stopped=True)
+    return numbers
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize("trials", [1, 3, 5])
+def test_exactly_the_trials_of_the_budget_are_asked_for(books, trials):
+    ledger = books.open(f"budget.trials={trials}")
+    assert drain(ledger) == list(range(trials))
+    assert ledger.next() is None
+    assert ledger.complete()
+    assert ledger.ended == {"finished": trials}
+    assert len(books.rows()) == trials
+
+
+def test_the_baseline_is_one_of_the_trials(books):
+    baseline = "\nbaseline: {loss: hinge, lr_g: 5e-4}\n"
+    path = books.folder / "with-baseline.yaml"
+    path.write_text(SPACE + baseline)
+    space = load_space(path)
+    ledger = Ledger(books.run, space, Study(books.run.study_path, space, 500.0))
+    assert drain(ledger) == [0, 1, 2]
+    first = load_trial(books.run.trial_folder(0) / "config.yaml")
+    assert (first.loss.name, first.lr_g) == ("hinge", 5e-4)
+
+
+def test_trials_out_at_once_count_as_asked(books):
+    ledger = books.open()
+    proposals = [ledger.next() for _ in range(5)]
+    assert [proposal is None for proposal in proposals] == [False] * 3 + [True] * 2
+    assert ledger.running == 3
+    assert not ledger.complete()
+    for number in (2, 0, 1):
+        ledger.record(number, progress(), stopped=True)
+    assert ledger.complete()
+    assert ledger.running == 0
+
+
+def test_failed_and_collapsed_trials_count_as_trials(books):
+    ledger = books.open()
+    ledger.record(ledger.next().number, dead(100), stopped=True)
+    ledger.fail(ledger.next().number, "its worker died")
+    ledger.record(ledger.next().number, progress(), stopped=True)
+    assert ledger.next() is None
+    assert ledger.ended == {"collapsed": 1, "failed": 1, "finished": 1}
+
+
+def test_a_completed_run_asks_for_nothing_more_until_its_budget_grows(books):
+    drain(books.open())
+    ledger = books.open()
+    assert ledger.complete()
+    assert ledger.next() is None
+    assert drain(books.open("budget.trials=5")) == [3, 4]
+    assert len(books.trials()) == 5
+
+
+def test_each_proposal_lies_in_its_folder_as_a_trial_that_reads_back(books):
+    ledger = books.open()
+    for _ in range(3):
+        proposal = ledger.next()
+        assert load_trial(books.run.trial_folder(proposal.number) / "config.yaml") == proposal.config
+
+
+def test_rows_tell_the_configuration_and_the_progress(books):
+    ledger = books.open()
+    proposal = ledger.next()
+    ledger.record(proposal.number, progress(200, 12.0, "running"), stopped=False)
+    verdict = Verdict(state="mode_collapse", cause="diversity 0.1", evidence={"diversity": 0.1})
+    ledger.record(proposal.number, progress(400, 15.0, "collapsed", 12.0, verdict=verdict), stopped=True)
+    first, last = books.rows()
+    assert (first.state, first.samples_seen, first.score, first.verdict) == ("running", 200, 12.0, "healthy")
+    assert (last.state, last.score, last.best_score) == ("collapsed", 15.0, 12.0)
+    assert (last.cause, last.verdict, last.evidence) == ("diversity 0.1", "mode_collapse", {"diversity": 0.1})
+    assert json.loads(last.config) == proposal.config.parameters()
+    assert last.seed == proposal.config.seed
+    assert last.trial_seconds == 4.0
+
+
+# Continuing
+
+
+def test_a_cut_off_trial_is_asked_again_before_new_ones(books):
+    first = books.open()
+    proposals = [first.next() for _ in range(2)]
+    first.record(1, progress(200, 12.0, "running"), stopped=False)
+    second = books.open()
+    assert second.running == 0
+    assert not second.complete()
+    assert [second.next(), second.next()] == proposals
+    assert second.next().number == 2
+    assert second.next() is None
+
+
+def test_the_repeated_report_of_a_continued_trial_is_not_doubled(books):
+    first = books.open()
+    number = first.next().number
+    first.record(number, progress(100, 14.0, "running"), stopped=False)
+    first.record(number, progress(200, 12.0, "running"), stopped=False)
+    second = books.open()
+    assert second.next().number == number
+    assert second.record(number, progress(200, 12.0, "running"), stopped=False) is None
+    assert [row.samples_seen for row in books.rows()] == [100, 200]
+    assert books.written() == 2
+    second.record(number, progress(300, 11.0, "running"), stopped=False)
+    assert second.record(number, progress(600, 9.0), stopped=True).state == "finished"
+    assert [row.samples_seen for row in books.rows()] == [100, 200, 300, 600]
+    assert books.trials()[0].intermediate_values == {100: 14.0, 200: 12.0, 300: 11.0, 600: 9.0}
+
+
+def test_the_repeated_report_of_a_retried_worker_is_not_doubled(books):
+    ledger = books.open()
+    number = ledger.next().number
+    for _ in range(2):
+        ledger.record(number, progress(100, 14.0, "running"), stopped=False)
+    assert books.written() == len(ledger.rows) == 1
+
+
+ENDINGS = {
+    "finished": lambda ledger: ledger.record(0, progress(600, 9.0), stopped=True),
+    "pruned": lambda ledger: ledger.record(0, progress(300, 9.0, "running"), stopped=True),
+    "collapsed": lambda ledger: ledger.record(0, dead(300), stopped=True),
+    "failed": lambda ledger: ledger.fail(0, "its worker died"),
+}
+TOLD = {
+    "finished": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "collapsed": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+}
+
+
+@pytest.mark.parametrize("state", ENDINGS)
+def test_what_the_rows_know_and_the_study_does_not_is_told_on_restart(books, monkeypatch, state):
+    first = books.open("budget.trials=1")
+    first.next()
+    first.record(0, progress(100, 14.0, "running"), stopped=False)
+
+    def killed(*anything, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Study, "tell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ENDINGS[state](first)
+    monkeypatch.undo()
+    assert books.trials()[0].state == TrialState.RUNNING
+    rows = books.rows()
+
+    second = books.open("budget.trials=1")
+    trial = books.trials()[0]
+    assert trial.state == TOLD[state]
+    assert trial.user_attrs["state"] == state
+    assert trial.intermediate_values[100] == 14.0
+    if state == "pruned":
+        assert trial.last_step == 300
+    assert second.ended == {state: 1}
+    assert second.ended_here == 0
+    assert second.complete()
+    assert second.next() is None
+    assert books.rows() == rows
+
+
+def test_reports_that_the_study_missed_are_told_on_restart(books, monkeypatch):
+    first = books.open()
+    first.next()
+
+    def killed(*anything, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Study, "report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        first.record(0, progress(100, 14.0, "running"), stopped=False)
+    monkeypatch.undo()
+    books.open()
+    assert books.trials()[0].intermediate_values == {100: 14.0}
+
+
+def test_a_study_that_lacks_trials_of_the_results_is_refused(books):
+    drain(books.open())
+    books.run.study_path.unlink()
+    with pytest.raises(RunError) as caught:
+        books.open()
+    assert str(books.run.study_path) in str(caught.value)
+    assert "--name" in str(caught.value)
+
+
+def test_the_runs_clock_goes_on_across_sessions(books, monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    first = books.open()
+    assert first.seconds() == 0
+    first.next()
+    clock.now += 40
+    first.record(0, progress(100, 14.0, "running"), stopped=False)
+    clock.now = 7.0  # another process, another clock
+    second = books.open()
+    assert second.seconds() == 40
+    second.next()
+    clock.now += 5
+    second.record(0, progress(), stopped=True)
+    assert [row.run_seconds for row in books.rows()] == [40, 45]
+    assert second.seconds_left() == pytest.approx(5 * 2)  # one trial in five seconds, two to go
+
+
+# Ending
+
+
+@pytest.mark.parametrize("state", ENDINGS)
+def test_a_trial_ends_once(books, state):
+    ledger = books.open()
+    ledger.next()
+    assert ENDINGS[state](ledger).state == state
+    for again in ENDINGS.values():
+        assert again(ledger) is None
+    ledger.close("time is up")
+    for again in ENDINGS.values():
+        assert again(books.open()) is None
+    books.open().close("time is up")
+    assert [row.state for row in books.rows(0)] == [state]
+    assert books.written() == 1
+
+
+def test_a_scheduler_stops_a_running_trial_and_no_other(books):
+    ledger = books.open()
+    for _ in range(3):
+        ledger.next()
+    assert ledger.record(0, progress(200, 5.0, "running"), stopped=True).state == "pruned"
+    assert ledger.record(1, progress(600, 5.0, "finished"), stopped=True).state == "finished"
+    assert ledger.record(2, dead(200), stopped=True).state == "collapsed"
+    assert "stopped by the scheduler at 200 samples" in books.rows(0)[0].cause
+
+
+def test_a_failure_keeps_the_last_report(books):
+    ledger = books.open()
+    ledger.next()
+    ledger.record(0, progress(200, 5.0, "running"), stopped=False)
+    row = ledger.fail(0, "its worker died")
+    assert (row.state, row.samples_seen, row.score, row.cause) == ("failed", 200, 5.0, "its worker died")
+    assert [found.state for found in books.rows(0)] == ["running", "failed"]
+
+
+def test_closing_ends_open_trials_of_this_and_of_earlier_sessions(books):
+    first = books.open()
+    first.next()
+    first.next()
+    first.record(0, progress(200, 5.0, "running"), stopped=False)
+    second = books.open()
+    second.next()  # the first is out again, the second still waits
+    second.close("the time budget is used up")
+    assert second.running == 0
+    last = [books.rows(number)[-1] for number in (0, 1)]
+    assert [row.state for row in last] == ["pruned", "pruned"]
+    assert [row.cause for row in last] == ["the time budget is used up"] * 2
+    assert [row.samples_seen for row in last] == [200, 0]
+    trials = books.trials()
+    assert all(trial.state.is_finished() for trial in trials)
+    assert (trials[0].state, trials[0].last_step) == (TrialState.PRUNED, 200)
+    assert second.next().number == 2
+    assert books.open().next().number == 2
+
+
+def test_a_trial_closed_before_its_first_report_teaches_the_study_no_score(books):
+    ledger = books.open()
+    ledger.record(ledger.next().number, progress(600, 9.0), stopped=True)
+    ledger.next()
+    ledger.close("the target was reached")
+    assert books.trials()[1].values is None
+
+
+def test_no_trial_has_two_endings_whatever_comes(books):
+    for session in range(4):
+        ledger = books.open("budget.trials=6")
+        for _ in range(2):
+            proposal = ledger.next()
+            if proposal is None:
+                continue
+            state = ("running", "finished", "running", "collapsed")[session]
+            ledger.record(proposal.number, progress(100 * session + 100, 9.0, "running"), stopped=session == 2)
+            if state != "running":
+                ledger.record(proposal.number, progress(100 * session + 150, 9.0, state), stopped=True)
+            ledger.fail(proposal.number, "late")
+    books.open("budget.trials=6").close("over")
+    endings = [row.trial for row in books.rows() if row.state in ENDED]
+    assert sorted(endings) == sorted(set(endings))
+    assert all(trial.state.is_finished() for trial in books.trials())
+
+
+# Budgets
+
+
+def test_the_target_ends_the_search(books):
+    ledger = books.open("budget.target=6")
+    ledger.record(ledger.next().number, progress(600, 9.0), stopped=True)
+    assert ledger.out_of_budget() == ""
+    number = ledger.next().number
+    ledger.record(number, progress(300, 5.5, "running"), stopped=False)
+    assert ledger.out_of_budget() == f"the target of 6 was reached by #{number}"
+    assert ledger.next() is None
+    assert books.open("budget.target=6").next() is None
+
+
+def test_a_score_that_missed_the_constraints_reaches_no_target(books):
+    ledger = books.open("budget.target=6")
+    number = ledger.next().number
+    missed = Progress(samples_seen=300, score=1.0, best_score=None, metrics={"recall": 0.0}, state="running")
+    ledger.record(number, missed, stopped=False)
+    assert ledger.best is None
+    assert ledger.out_of_budget() == ""
+
+
+def test_the_hours_of_all_sessions_end_the_search(books, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    first = books.open("budget.hours=1")
+    first.next()
+    clock.now = 2000
+    first.record(0, progress(), stopped=True)
+    second = books.open("budget.hours=1")
+    assert second.next() is not None
+    clock.now += 1599
+    assert second.out_of_budget() == ""
+    clock.now += 1
+    assert second.out_of_budget() == "the time budget of 1 hours is used up"
+    assert second.next() is None
+    assert books.open("budget.hours=2").next() is not None
+
+
+# The best so far
+
+
+def test_best_is_the_lowest_and_never_a_collapsed_or_failed_trial(books):
+    ledger = books.open("budget.trials=4")
+    for _ in range(4):
+        ledger.next()
+    ledger.record(0, progress(600, 9.0), stopped=True)
+    ledger.record(1, progress(300, 4.0, "running"), stopped=False)
+    ledger.record(2, progress(300, 3.0, "running"), stopped=False)
+    assert (ledger.best.trial, ledger.best.score) == (2, 3.0)
+    ledger.record(2, dead(400, 20.0, 3.0), stopped=True)
+    assert (ledger.best.trial, ledger.best.score) == (1, 4.0)
+    ledger.fail(1, "its worker died")
+    assert (ledger.best.trial, ledger.best.score) == (0, 9.0)
+    again = books.open("budget.trials=4")
+    assert (again.best.trial, again.best.score) == (0, 9.0)
+    assert books.run.best(books.run.trials()).number == 0
+
+
+def test_a_missed_constraint_is_told_by_how_far(books):
+    ledger = books.open()
+    ledger.next()
+    ledger.next()
+    missed = Progress(samples_seen=600, score=1.0, best_score=None, metrics={"recall": 0.05}, state="finished")
+    ledger.record(0, missed, stopped=True)
+    ledger.record(1, progress(600, 9.0), stopped=True)
+    trials = books.trials()
+    assert trials[0].constraints["recall >= 0.2"] == pytest.approx(0.15)
+    assert trials[1].constraints["recall >= 0.2"] <= 0
+
+
+def test_the_study_hears_the_lowest_score_so_far(books):
+    ledger = books.open()
+    ledger.next()
+    ledger.record(0, progress(100, 9.0, "running"), stopped=False)
+    ledger.record(0, progress(200, 5.0, "running"), stopped=False)
+    ledger = books.open()
+    ledger.next()
+    ledger.record(0, progress(300, 7.0, "running", 5.0), stopped=True)
+    trial = books.trials()[0]
+    assert trial.intermediate_values == {100: 9.0, 200: 5.0, 300: 5.0}
+    assert (trial.state, trial.value) == (TrialState.PRUNED, 5.0)

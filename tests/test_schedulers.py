@@ -1,0 +1,211 @@
+import json
+import math
+import random
+
+import pytest
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from gantune.config import Asha
+from gantune.results import Row
+from gantune.search.schedulers import RememberingAsha, build_scheduler
+from gantune.space import load_space
+
+BUDGET = 1200
+CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+def asha(rows=(), spared=(), **settings):
+    return RememberingAsha(Asha(**settings), BUDGET, rows, spared)
+
+
+def row(trial, samples_seen, score, state="running"):
+    return Row(
+        trial=trial,
+        state=state,
+        samples_seen=samples_seen,
+        score=score,
+        best_score=score,
+        metrics={},
+        seed=0,
+        config="{}",
+        cause="",
+        verdict="healthy",
+        evidence={},
+        trial_seconds=0.0,
+        run_seconds=0.0,
+    )
+
+
+def hear(scheduler, trial, samples_seen, score):
+    result = {"number": trial, "samples_seen": samples_seen, "score": score, "progress": json.dumps({})}
+    return scheduler.on_trial_result(None, None, result)
+
+
+class Search:
+    """Trials that report in turns to a scheduler until it stops them; the rows that a driver would keep."""
+
+    def __init__(self, scheduler, seed, collapses=0.0):
+        self.scheduler = scheduler
+        self.rows = []
+        self.decisions = []
+        self._rng = random.Random(seed)
+        self._collapses = collapses
+        self._quality = [self._rng.uniform(5, 50) for _ in range(16)]
+        self.seen = dict.fromkeys(range(16), 0)
+
+    def step(self):
+        trial = self._rng.choice(list(self.seen))
+        self.seen[trial] += 100
+        score = self._quality[trial] * self._rng.uniform(0.8, 1.2) * math.exp(-self.seen[trial] / BUDGET)
+        collapsed = self._rng.random() < self._collapses
+        if collapsed or self.seen[trial] >= BUDGET:  # an ending of its own: Tune does not ask the scheduler
+            self._end(trial, row(trial, self.seen[trial], score, "collapsed" if collapsed else "finished"))
+            return
+        decision = hear(self.scheduler, trial, self.seen[trial], score)
+        self.decisions.append((trial, self.seen[trial], decision))
+        if decision == STOP:
+            self._end(trial, row(trial, self.seen[trial], score, "pruned"))
+        else:
+            self.rows.append(row(trial, self.seen[trial], score))
+
+    def _end(self, trial, last):
+        self.rows.append(last)
+        del self.seen[trial]
+
+
+@pytest.mark.parametrize("collapses", [0.0, 0.1], ids=["healthy", "some collapse"])
+@pytest.mark.parametrize("seed", range(8))
+def test_one_filled_from_rows_decides_as_the_one_that_lived_through_them(seed, collapses):
+    for cut in range(0, 120, 10):
+        uninterrupted, continued = Search(asha(), seed, collapses), Search(asha(), seed, collapses)
+        while uninterrupted.seen:
+            uninterrupted.step()
+        for _ in range(cut):
+            if continued.seen:
+                continued.step()
+        continued.scheduler = asha(continued.rows)
+        while continued.seen:
+            continued.step()
+        assert continued.decisions == uninterrupted.decisions
+    assert any(decision == STOP for *_, decision in uninterrupted.decisions)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_continued_trial_that_repeats_its_last_report_changes_nothing(seed):
+    search = Search(asha(), seed)
+    for _ in range(60):
+        search.step()
+    repeated, plain = asha(search.rows), asha(search.rows)
+    for trial in search.seen:
+        known = [item for item in search.rows if item.trial == trial]
+        if known:
+            assert hear(repeated, trial, known[-1].samples_seen, known[-1].score) == CONTINUE
+    for trial, seen in search.seen.items():
+        assert hear(repeated, trial, seen + 400, 20.0) == hear(plain, trial, seen + 400, 20.0)
+
+
+def test_the_worse_half_is_stopped_at_a_rung_and_nowhere_else():
+    scheduler = asha(first_rung=0.25, reduction=2)
+    assert [hear(scheduler, trial, 299, 100.0 + trial) for trial in range(4)] == [CONTINUE] * 4
+    assert [hear(scheduler, trial, 300, score) for trial, score in enumerate([10.0, 30.0, 5.0, 40.0])] == [
+        CONTINUE,
+        STOP,
+        CONTINUE,
+        STOP,
+    ]
+    assert hear(scheduler, 0, 450, 99.0) == CONTINUE
+
+
+def test_a_trial_is_judged_by_its_lowest_score_so_far():
+    scheduler = asha(first_rung=0.5, reduction=2)
+    hear(scheduler, 0, 600, 10.0)
+    hear(scheduler, 1, 300, 4.0)
+    assert hear(scheduler, 1, 600, 50.0) == CONTINUE
+    assert hear(scheduler, 2, 600, 50.0) == STOP
+
+
+def test_a_lowest_score_of_an_earlier_session_counts():
+    scheduler = asha([row(0, 600, 10.0), row(1, 300, 4.0)], first_rung=0.5, reduction=2)
+    assert hear(scheduler, 1, 600, 50.0) == CONTINUE
+
+
+def test_a_trial_issued_again_keeps_its_place_at_the_rungs():
+    rows = [row(0, 300, 10.0), row(1, 300, 8.0), row(2, 300, 6.0)]
+    scheduler = asha(rows, first_rung=0.25, reduction=2)
+    for samples_seen in (300, 350, 400):  # the last of the three would be stopped if it came anew
+        assert hear(scheduler, 0, samples_seen, 100.0) == CONTINUE
+    assert hear(scheduler, 3, 300, 9.0) == STOP
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_spared_trial_is_never_stopped_and_counts(seed):
+    scheduler = asha(spared=[0])
+    rng = random.Random(seed)
+    for samples_seen in range(300, BUDGET, 100):
+        for trial in range(1, 8):
+            hear(scheduler, trial, samples_seen, rng.uniform(1, 5))
+        assert hear(scheduler, 0, samples_seen, 1000.0) == CONTINUE
+    measured = asha(spared=[0], first_rung=0.25, reduction=2)
+    hear(measured, 0, 300, 1.0)
+    assert hear(measured, 1, 300, 2.0) == STOP
+
+
+def test_a_report_without_a_score_decides_nothing():
+    scheduler = asha([row(0, 300, None)], first_rung=0.25, reduction=2)
+    assert hear(scheduler, 0, 300, None) == CONTINUE
+    assert hear(scheduler, 1, 300, 5.0) == CONTINUE  # the first at this rung
+
+
+def test_the_last_of_the_budget_is_not_a_rung_that_stops():
+    scheduler = asha(first_rung=0.25, reduction=2)
+    for trial in range(6):
+        assert hear(scheduler, trial, 300, 10.0) == CONTINUE
+    for trial in range(6):
+        assert hear(scheduler, trial, 1100, 10.0 - trial) == CONTINUE
+
+
+@pytest.mark.parametrize(("samples", "first_rung"), [(1, 0.01), (1, 1.0), (2, 0.001), (10**12, 1e-6)])
+def test_any_budget_and_first_rung_make_a_scheduler(samples, first_rung):
+    scheduler = RememberingAsha(Asha(first_rung=first_rung, reduction=1.5), samples, [])
+    assert scheduler.decide(0, samples, 1.0) == CONTINUE
+
+
+SPACE = """
+version: 1
+data: {dataset: digits, size: 8}
+budget: {samples_per_trial: 1200}
+space: {architecture: mlp, loss: hinge, optimizer: adam, lr_g: log 1e-4..1e-2}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(text, *overrides):
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        return load_space(path, overrides)
+
+    return loaded
+
+
+def test_the_baseline_gets_its_whole_budget_and_trial_0_of_other_spaces_does_not(load):
+    rows = [row(trial, 300, 1.0) for trial in range(1, 6)]
+    with_baseline = build_scheduler(load(SPACE + "baseline: {lr_g: 1e-3}\n"), rows)
+    assert hear(with_baseline, 0, 300, 1000.0) == CONTINUE
+    assert hear(build_scheduler(load(SPACE), rows), 0, 300, 1000.0) == STOP
+
+
+def test_without_a_scheduler_nothing_is_stopped(load):
+    scheduler = build_scheduler(load(SPACE, "search.scheduler=none"), [])
+    assert type(scheduler) is FIFOScheduler
+    assert hear(scheduler, 0, 300, 1000.0) == CONTINUE
+
+
+def test_the_rungs_are_those_that_the_space_tells(load):
+    space = load(SPACE)
+    assert space.rungs() == [300, 900]
+    for rung in space.rungs():
+        scheduler = build_scheduler(space, [])
+        assert hear(scheduler, 0, rung, 1.0) == CONTINUE
+        assert hear(scheduler, 1, rung - 1, 50.0) == CONTINUE
+        assert hear(scheduler, 1, rung, 50.0) == STOP

@@ -1,0 +1,356 @@
+import json
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from gantune.config import SearchConfig
+from gantune.errors import RunError
+from gantune.search import study as study_module
+from gantune.search.study import Study
+from gantune.space import conflict, load_space
+
+FLOOR = 500.0
+ATTRIBUTES = {"cause": "because", "samples_seen": 300, "verdict": "healthy"}
+
+SPACE = """
+version: 1
+name: tiny
+data: {dataset: digits, size: 8}
+budget: {trials: 3, samples_per_trial: 600}
+space:
+  architecture: {choose: {mlp: {hidden: [8, 16]}, dcgan: {width: int 4..8}}}
+  loss: [minimax, hinge]
+  optimizer: {adam: {beta1: 0..0.9}}
+  lr_g: log 1e-4..1e-2
+  batch_size: [16, 32]
+baseline:
+  architecture: {mlp: {hidden: 8}}
+  loss: hinge
+  optimizer: {adam: {beta1: 0.5}}
+  lr_g: 2e-4
+  batch_size: 32
+"""
+CONFLICTING = """
+version: 1
+data: {dataset: digits, size: 8}
+space:
+  architecture: {dcgan: {width: 4, norm_d: [batch, layer]}}
+  loss: {wgan_gp: {gp_weight: log 1..20}}
+  optimizer: adam
+  lr_g: log 1e-4..1e-2
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(text=SPACE):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text)
+        return load_space(path)
+
+    return loaded
+
+
+@pytest.fixture
+def space(load):
+    return load()
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "a-run").mkdir()
+    return tmp_path / "a-run" / "study.journal"
+
+
+def plain(path):
+    """The study as optuna-dashboard opens it."""
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def tell(study, number, state, score, violations=None):
+    study.tell(number, state, score, attributes=ATTRIBUTES, violations=violations or {})
+
+
+def states(path):
+    return [trial.state for trial in plain(path).trials]
+
+
+# Proposals
+
+
+def test_the_baseline_is_the_first_proposal(path, space):
+    proposal = Study(path, space, FLOOR).propose()
+    assert proposal.number == 0
+    parameters = proposal.config.parameters()
+    assert parameters.items() >= space.baseline.items()
+    assert parameters["architecture"] == "mlp"
+    assert parameters["lr_g"] == 2e-4
+
+
+def test_the_baseline_is_proposed_once_even_where_the_study_is_reopened_before(path, space):
+    Study(path, space, FLOOR)
+    assert Study(path, space, FLOOR).propose().config.lr_g == 2e-4
+    assert Study(path, space, FLOOR).propose().config.lr_g != 2e-4
+    assert len(plain(path).trials) == 2
+
+
+def test_proposals_count_up_and_lie_in_the_space(path, space):
+    study = Study(path, space, FLOOR)
+    assert study.proposed() == 0
+    proposals = [study.propose() for _ in range(8)]
+    assert [proposal.number for proposal in proposals] == list(range(8))
+    for proposal in proposals:
+        assert 1e-4 <= proposal.config.lr_g <= 1e-2
+        assert proposal.config.batch_size in (16, 32)
+        assert proposal.config.samples == 600
+    assert study.proposed() == 8
+    assert len({proposal.config.seed for proposal in proposals}) == 8
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_one_seed_proposes_the_same_in_every_new_run(tmp_path, space, sampler):
+    def proposals(folder, seed):
+        (tmp_path / folder).mkdir()
+        searched = replace(space, search=SearchConfig(sampler=sampler, seed=seed))
+        study = Study(tmp_path / folder / "study.journal", searched, FLOOR)
+        found = []
+        for _ in range(14):  # beyond the ten that TPE draws at random
+            found.append(study.propose())
+            tell(study, found[-1].number, "finished", found[-1].config.lr_g)
+        return [proposal.config for proposal in found]
+
+    first = proposals("a", 1)
+    assert proposals("b", 1) == first
+    assert proposals("c", 2)[1:] != first[1:]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_later_session_does_not_repeat_the_draws_of_an_earlier_one(path, space, sampler):
+    space = replace(space, baseline=None, search=SearchConfig(sampler=sampler))
+    rates = []
+    for _ in range(4):
+        study = Study(path, space, FLOOR)
+        rates += [study.propose().config.lr_g for _ in range(3)]
+    assert len(set(rates)) == 12
+
+
+def test_open_proposals_are_issued_again_with_identical_configurations(path, space):
+    study = Study(path, space, FLOOR)
+    proposals = [study.propose() for _ in range(5)]
+    tell(study, 1, "finished", 3.0)
+    tell(study, 3, "failed", None)
+    for _ in range(2):
+        again = Study(path, space, FLOOR)
+        assert again.open_proposals() == [proposals[0], proposals[2], proposals[4]]
+        assert [number for number in range(6) if again.is_open(number)] == [0, 2, 4]
+        assert again.proposed() == 5
+    assert again.propose().number == 5
+
+
+def test_a_run_whose_folder_was_renamed_keeps_its_study(path, space):
+    study = Study(path, space, FLOOR)
+    proposals = [study.propose() for _ in range(3)]
+    tell(study, 0, "finished", 3.0)
+    moved = path.parent.rename(path.parent.with_name("renamed")) / path.name
+    again = Study(moved, space, FLOOR)
+    assert again.open_proposals() == proposals[1:]
+    assert again.propose().number == 3
+
+
+def test_an_unreadable_journal_is_named(path, space):
+    path.write_text("not a journal\nat all\n")
+    with pytest.raises(RunError) as caught:
+        Study(path, space, FLOOR)
+    assert str(path) in str(caught.value)
+
+
+# Conflicts
+
+
+def test_parts_that_do_not_go_together_are_rejected_and_not_counted(path, load):
+    study = Study(path, load(CONFLICTING), FLOOR)
+    proposals = [study.propose() for _ in range(8)]
+    assert all(conflict(proposal.config) is None for proposal in proposals)
+    trials = plain(path).trials
+    rejected = [trial for trial in trials if trial.state == TrialState.FAIL]
+    assert rejected
+    assert len(trials) == 8 + len(rejected)
+    assert study.proposed() == 8
+    assert all("norm_d: batch" in trial.user_attrs["rejected"] for trial in rejected)
+    assert Study(path, load(CONFLICTING), FLOOR).proposed() == 8
+
+
+def test_a_space_without_a_valid_configuration_says_why(path, load, monkeypatch):
+    monkeypatch.setattr(study_module, "MOST_REJECTIONS", 5)
+    study = Study(path, load(CONFLICTING.replace("[batch, layer]", "batch")), FLOOR)
+    with pytest.raises(RunError, match=r"5 draws in a row were invalid.*norm_d: batch"):
+        study.propose()
+
+
+def test_a_conflicting_draw_that_a_kill_left_open_is_rejected_later(path, load, monkeypatch):
+    space = load(CONFLICTING.replace("[batch, layer]", "batch"))
+    study = Study(path, space, FLOOR)
+
+    def killed(*anything, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna.Trial, "set_user_attr", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study.propose()
+    monkeypatch.undo()
+    again = Study(path, space, FLOOR)
+    assert again.open_proposals() == []
+    assert again.proposed() == 0
+
+
+# What is told
+
+
+def asked(path, space, count=1):
+    study = Study(path, replace(space, baseline=None), FLOOR)
+    for _ in range(count):
+        study.propose()
+    return study
+
+
+def test_a_finished_trial_is_told_its_score(path, space):
+    study = asked(path, space)
+    study.report(0, 100, 9.0)
+    study.report(0, 200, 7.0)
+    tell(study, 0, "finished", 7.0)
+    trial = plain(path).trials[0]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == 7.0
+    assert trial.intermediate_values == {100: 9.0, 200: 7.0}
+    assert trial.user_attrs == {"state": "finished", **ATTRIBUTES}
+    assert not study.is_open(0)
+
+
+def test_a_stopped_trial_is_told_pruned_with_its_step(path, space):
+    study = asked(path, space)
+    study.report(0, 100, 9.0)
+    study.report(0, 200, 8.0)
+    tell(study, 0, "pruned", 8.0)
+    trial = plain(path).trials[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.last_step == 200
+    assert trial.value == 8.0
+
+
+def test_a_trial_stopped_before_its_first_report_is_not_told_a_score(path, space):
+    study = asked(path, space, 2)
+    study.report(0, 100, 9.0)
+    tell(study, 1, "pruned", None)
+    trial = plain(path).trials[1]
+    assert trial.state in (TrialState.PRUNED, TrialState.FAIL)
+    assert trial.values is None
+
+
+def test_a_failed_trial_is_told_as_failed(path, space):
+    study = asked(path, space)
+    study.report(0, 100, 9.0)
+    tell(study, 0, "failed", 9.0)
+    assert states(path) == [TrialState.FAIL]
+
+
+def test_a_collapsed_trial_is_told_complete_with_the_worst_score_so_far(path, space):
+    study = asked(path, space, 4)
+    study.report(0, 100, 90.0)
+    study.report(0, 200, 7.0)
+    tell(study, 0, "finished", 7.0)
+    study.report(1, 100, 30.0)
+    tell(study, 1, "collapsed", 30.0)
+    study.report(2, 100, 120.0)  # still open: what it has shown counts
+    tell(study, 3, "collapsed", None)
+    trials = plain(path).trials
+    assert [trials[number].state for number in (1, 3)] == [TrialState.COMPLETE] * 2
+    assert [trials[number].value for number in (1, 3)] == [90.0, 120.0]
+
+
+def test_a_collapse_before_any_score_is_told_the_floor(path, space):
+    study = asked(path, space, 2)
+    tell(study, 0, "collapsed", None)
+    tell(study, 1, "collapsed", None)
+    assert [trial.value for trial in plain(path).trials] == [FLOOR, FLOOR]
+
+
+def test_a_collapsed_trial_is_told_infeasible_and_others_are_not(path, space):
+    study = asked(path, space, 3)
+    for number, state in enumerate(["finished", "collapsed", "pruned"]):
+        study.report(number, 100, 9.0)
+        tell(study, number, state, 9.0)
+    feasible = [all(value <= 0 for value in trial.constraints.values()) for trial in plain(path).trials]
+    assert feasible == [True, False, True]
+
+
+def test_a_missed_constraint_is_told_by_how_far(path, space):
+    study = asked(path, space, 2)
+    tell(study, 0, "finished", 9.0, {"recall >= 0.3": 0.1})
+    tell(study, 1, "finished", 9.0, {"recall >= 0.3": -1.0})
+    trials = plain(path).trials
+    assert trials[0].constraints["recall >= 0.3"] == 0.1
+    assert trials[1].constraints["recall >= 0.3"] == -1.0
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+
+
+def test_telling_goes_on_where_a_kill_cut_it_short(path, space, monkeypatch):
+    study = asked(path, space)
+    study.report(0, 100, 9.0)
+
+    def killed(*anything, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna.Study, "tell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tell(study, 0, "pruned", 9.0, {"recall >= 0.3": 0.1})
+    monkeypatch.undo()
+    again = Study(path, space, FLOOR)
+    assert again.is_open(0)
+    again.report(0, 100, 9.0)
+    tell(again, 0, "pruned", 9.0, {"recall >= 0.3": 0.1})
+    assert states(path) == [TrialState.PRUNED]
+
+
+def test_a_trial_that_was_proposed_is_known(path, space):
+    study = asked(path, space, 2)
+    assert [study.knows(number) for number in range(4)] == [True, True, False, False]
+
+
+def test_a_report_that_is_repeated_changes_nothing(path, space):
+    study = asked(path, space)
+    study.report(0, 100, 9.0)
+    study.report(0, 100, 3.0)
+    assert plain(path).trials[0].intermediate_values == {100: 9.0}
+
+
+def test_no_trial_is_left_running_once_all_are_told(path, space):
+    study = asked(path, space, 6)
+    study.report(2, 100, 5.0)
+    for number, (state, score) in enumerate(
+        [("finished", 4.0), ("collapsed", None), ("pruned", 5.0), ("failed", None), ("pruned", None)]
+    ):
+        tell(study, number, state, score)
+    tell(Study(path, space, FLOOR), 5, "finished", 2.0)
+    assert TrialState.RUNNING not in states(path)
+    assert Study(path, space, FLOOR).open_proposals() == []
+
+
+def test_plain_optuna_opens_the_journal_and_reads_full_paths(path, space):
+    study = Study(path, space, FLOOR)
+    first = study.propose()
+    tell(study, 0, "finished", 4.0)
+    study.propose()
+    loaded = plain(path)
+    assert loaded.best_trial.number == 0
+    assert loaded.direction == optuna.study.StudyDirection.MINIMIZE
+    parameters = first.config.parameters()
+    assert loaded.trials[0].params == {name: parameters[name] for name in loaded.trials[0].params}
+    assert set(loaded.trials[0].params) <= set(space.searched())
+    assert loaded.trials[1].state == TrialState.RUNNING
+    json.dumps(loaded.trials[0].user_attrs, allow_nan=False)
