@@ -135,8 +135,11 @@ class Run:
 
     def _write(self, name: str, text: str) -> None:
         partial = self.folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.folder / name)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, self.folder / name)
+        except OSError as error:
+            raise RunError(f"{self.folder / name}: cannot be written: {error.strerror or error}") from error
 
     def trials(self) -> list[TrialRecord]:
         """Every trial that has reported, by number."""

@@ -9,7 +9,7 @@ from PIL import Image
 from gantune.data.source import Example, Source
 from gantune.errors import DataError
 
-SUFFIXES = frozenset(Image.registered_extensions())
+SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def image_folder(folder: Path) -> Source:

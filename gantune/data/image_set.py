@@ -29,6 +29,7 @@ from gantune.data.source import Source
 from gantune.errors import DataError
 
 FORMAT = 1
+GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"])  # Pillow's modes
 RESIDENT_SHARE = 0.25  # of the device's free memory that the pictures may take
 
 Report = Callable[[str], None]
@@ -74,13 +75,16 @@ def open_images(config: DataConfig, report: Report = lambda text: None) -> Image
     except OSError as error:
         raise DataError(f"{folder.parent}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
     labels = folder / "labels.npy"
-    return ImageSet(
-        name=Path(config.dataset).name,
-        key=key,
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        labels=np.load(labels) if labels.exists() else None,
-        class_names=tuple(json.loads((folder / "classes.json").read_text())),
-    )
+    try:
+        return ImageSet(
+            name=Path(config.dataset).name,
+            key=key,
+            images=np.load(folder / "images.npy", mmap_mode="r"),
+            labels=np.load(labels) if labels.exists() else None,
+            class_names=tuple(json.loads((folder / "classes.json").read_text())),
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: the decoded copy is damaged: {error}; remove it, and it is made again") from error
 
 
 def _open_source(config: DataConfig) -> Source:
@@ -110,7 +114,10 @@ def _decode(source: Source, config: DataConfig, folder: Path, report: Report) ->
                 images = np.lib.format.open_memmap(
                     partial / "images.npy", mode="w+", dtype=np.uint8, shape=(source.count, *form)
                 )
-            images[index] = _fit(picture, *images.shape[1:3])
+            try:
+                images[index] = _fit(picture, *images.shape[1:3])
+            except ValueError as error:
+                raise DataError(f"{config.dataset}: image {index} cannot be used: {error}") from error
             labels.append(label)
             if (index + 1) % 5000 == 0:
                 report(f"decoding {Path(config.dataset).name}: {index + 1:,} of {source.count:,} images")
@@ -134,7 +141,7 @@ def _dense(labels: list[int | None], named: int) -> npt.NDArray[np.int64]:
 
 
 def _form(first: Image.Image, config: DataConfig) -> tuple[int, int, int]:
-    channels = {"grey": 1, "rgb": 3}.get(config.channels) or (1 if first.mode[0] in "L1I" else 3)
+    channels = {"grey": 1, "rgb": 3}.get(config.channels) or (1 if first.mode in GREY else 3)
     if config.size is not None:
         return channels, config.size, config.size
     width, height = first.size
@@ -148,8 +155,12 @@ def _form(first: Image.Image, config: DataConfig) -> tuple[int, int, int]:
 
 def _fit(picture: Image.Image, channels: int, size: int) -> npt.NDArray[np.uint8]:
     """One picture as uint8 [C, size, size]: centre-cropped to a square, Lanczos-resampled where the size differs."""
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating point of an unknown range; save it with 8 or 16 bits")
     if picture.mode.startswith("I"):  # 16-bit grey
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if picture.mode == "LAB":
+        picture = picture.convert("RGB")
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)

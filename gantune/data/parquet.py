@@ -73,7 +73,8 @@ def _check_image_column(path: Path, schema: pa.Schema, column: str) -> None:
         hint = did_you_mean(column, schema.names)
         raise DataError(f"{path}: has no column `{column}`{hint}; set data.image_column")
     kind = schema.field(column).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0) and not pa.types.is_binary(kind):
+    plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not plain and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
         raise DataError(f"{path}: column `{column}` is {kind}; expected struct{{bytes, path}} or binary")
 
 

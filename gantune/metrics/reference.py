@@ -17,6 +17,7 @@ from torch import Tensor
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.data.cache import cache_directory
 from gantune.data.image_set import ImageSet, quantise
+from gantune.errors import DataError
 from gantune.metrics.coverage import NEIGHBOURS_COVERAGE, coverage, radii, recall, spread
 from gantune.metrics.features import FeatureNet, train_features
 from gantune.metrics.frechet import Gaussian, frechet_distance
@@ -86,14 +87,17 @@ def sample(generate: Generate, z_dim: int, count: int, device: torch.device, see
 
 
 def prepare_reference(images: ImageSet, report: Callable[[str], None] = lambda text: None) -> Path:
-    """The file of a data set's reference, made in the cache on first use."""
+    """The file of a data set's reference, made in the cache on first use. Raises DataError where that fails."""
     wish = json.dumps([FORMAT, images.key, STATISTICS, NEIGHBOURS])
     key = hashlib.sha256(wish.encode()).hexdigest()[:16]
     path = cache_directory() / "references" / f"{key}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            _make(images, key, path, report)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                _make(images, key, path, report)
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
     return path
 
 
