@@ -311,6 +311,10 @@ def test_a_picture_of_a_rare_mode_becomes_grey_or_colour(tmp_path, mode, colour,
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     picture = ramp.convert("1") if mode == "1" else Image.merge(mode, [ramp] * bands)
     picture.save(folder / "!.tif")
+    try:
+        Image.open(folder / "!.tif").load()
+    except OSError:
+        pytest.skip(f"this Pillow cannot read back the {mode} TIFF that it wrote")
     assert opened(folder).channels == colour
     (folder / "!.tif").unlink()
     picture.save(folder / "999.tif")
