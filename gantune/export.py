@@ -16,8 +16,8 @@ from gantune.errors import CheckpointError, GantuneError, PluginError
 from gantune.metrics.reference import LATENT_SEED, sample
 from gantune.models.networks import ImageShape
 from gantune.report.pictures import save_grid
-from gantune.space import dump
 from gantune.trainer import build_networks
+from gantune.writing import dump
 
 WEIGHTS = "generator.safetensors"
 GRID = 64  # pictures in samples.png

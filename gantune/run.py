@@ -20,7 +20,8 @@ from gantune import __version__
 from gantune.config import Scalar
 from gantune.errors import NoSurvivorError, RunError
 from gantune.results import Results, Row
-from gantune.space import SearchSpace, dump
+from gantune.space import SearchSpace
+from gantune.writing import dump
 
 FORMAT = 1
 ENDED = ("finished", "pruned", "collapsed", "failed")

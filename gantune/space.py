@@ -4,16 +4,12 @@ A scalar is a constant, a list a choice, `lo..hi` a range (with `log` and/or `in
 each option to a block of its own, so that a parameter exists only inside the branch that uses it.
 """
 
-import io
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
 
 from gantune import plugins
 from gantune.config import (
@@ -33,7 +29,6 @@ from gantune.config import (
 from gantune.document import Node, Problems, load
 from gantune.domains import (
     Branch,
-    Choice,
     Constant,
     Domain,
     Draw,
@@ -47,6 +42,7 @@ from gantune.domains import (
 from gantune.errors import PluginError, SpecError
 from gantune.plugins import did_you_mean
 from gantune.sections import read_section
+from gantune.writing import baseline_document, domain_document, section_document
 
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
@@ -57,6 +53,7 @@ SECTIONS: dict[str, type[Any]] = {
     "resources": ResourcesConfig,
 }
 NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
+NO_BASELINE = "--set baseline=null drops it"
 KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", "baseline"])
 
 
@@ -116,10 +113,10 @@ class SearchSpace:
 
     def document(self) -> dict[str, Any]:
         """The resolved space, defaults filled in, as plain values; written as YAML it reads back to an equal space."""
-        sections = {key: _section_document(getattr(self, key)) for key in SECTIONS}
-        parameters = {name: _domain_document(domain) for name, domain in self.parameters.items()}
+        sections = {key: section_document(getattr(self, key)) for key in SECTIONS}
+        parameters = {name: domain_document(domain) for name, domain in self.parameters.items()}
         whole = {"version": 1, "name": self.name, **sections, "space": parameters}
-        return whole if self.baseline is None else {**whole, "baseline": _baseline_document(self.baseline)}
+        return whole if self.baseline is None else {**whole, "baseline": baseline_document(self.baseline)}
 
 
 def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -153,37 +150,6 @@ def load_trial(path: Path | str, overrides: Sequence[str] = ()) -> TrialConfig:
     return space.draw(FixedDraw({}), seed=space.search.seed)
 
 
-def trial_document(config: TrialConfig) -> dict[str, Any]:
-    """A configuration in the language of space files; `load_trial` reads it back to an equal value."""
-    space: dict[str, Any] = {}
-    for kind in COMPONENTS:
-        component = getattr(config, kind)
-        if component is not None:
-            space[kind] = {component.name: dict(component.options)}
-    space.update({name: getattr(config, name) for name in NUMBERS})
-    budget: dict[str, Any] = {"samples_per_trial": config.samples}
-    if config.target is not None:
-        budget["target"] = config.target
-    return {
-        "version": 1,
-        "data": _section_document(config.data),
-        "objective": _section_document(config.objective),
-        "collapse": _section_document(config.collapse),
-        "budget": budget,
-        "search": {"seed": config.seed},
-        "space": space,
-    }
-
-
-def dump(document: Mapping[str, Any]) -> str:
-    """Plain values as YAML text."""
-    stream = io.StringIO()
-    yaml = YAML()
-    yaml.width = 200
-    yaml.dump(json.loads(json.dumps(document)), stream)
-    return stream.getvalue()
-
-
 def conflict(config: TrialConfig) -> str | None:
     """Why the parts of a configuration do not go together, or None where they do."""
     penalised = _in_force("loss", config.loss, "gp_weight") or 0
@@ -207,52 +173,6 @@ def _in_force(kind: str, component: Component, name: str) -> Scalar:
     return None if declared is None or declared.required else declared.default
 
 
-def _section_document(section: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key in plugins.options(type(section)):
-        value = getattr(section, key)
-        if key == "scheduler":
-            found[key] = {"asha": asdict(value)} if isinstance(value, Asha) else "none"
-        elif key == "constraints":
-            found[key] = [str(item) for item in value]
-        elif hasattr(value, "__dataclass_fields__"):
-            found[key] = _section_document(value)
-        elif value is not None:
-            found[key] = value
-    return found
-
-
-def _domain_document(domain: Domain) -> Any:
-    if isinstance(domain, Branch):
-        blocks = {
-            name: {key: _domain_document(inner) for key, inner in block.items()}
-            for name, block in domain.options.items()
-        }
-        return {"choose": blocks}
-    if isinstance(domain, Constant):
-        return domain.value
-    if isinstance(domain, Choice):
-        return list(domain.values)
-    ends = [int(end) if domain.integer else end for end in (domain.low, domain.high)]
-    return " ".join(["log"] * domain.log + ["int"] * domain.integer + [f"{ends[0]!r}..{ends[1]!r}"])
-
-
-def _baseline_document(values: Mapping[str, Scalar]) -> dict[str, Any]:
-    """A baseline by full path as the nested block that it was read from."""
-    found: dict[str, Any] = {}
-    for path, value in values.items():
-        kind, _, inner = path.partition(".")
-        name, _, option = inner.rpartition(".")
-        if kind not in COMPONENTS:
-            found[path] = value
-        elif inner:
-            found.setdefault(kind, {}).setdefault(name, {})[option] = value
-    for kind in COMPONENTS:
-        if kind in values and kind not in found:
-            found[kind] = values[kind]
-    return found
-
-
 def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     for key, child in root.entries.items():
         if key not in KNOWN:
@@ -273,6 +193,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     else:
         problems.add(root.place, "there is no `space:` section", "it says what is searched")
     baseline_node = root.entries.get("baseline")
+    if baseline_node is not None and baseline_node.value is None:
+        baseline_node = None
     if problems.found:
         if baseline_node is not None:
             _read_space(baseline_node, problems, whole=False)
@@ -379,7 +301,9 @@ def _read_baseline_branch(
         return
     chosen, options = next(iter(fixed.options.items()))
     if chosen not in domain.options:
-        problems.add(node.place, f"baseline's {name} `{chosen}` is not in the space", f"the space has {domain}")
+        problems.add(
+            node.place, f"baseline's {name} `{chosen}` is not in the space", f"the space has {domain}; {NO_BASELINE}"
+        )
         return
     values[name] = chosen
     block = node.entries.get("choose", node).entries.get(chosen)
@@ -394,7 +318,7 @@ def _check_baseline_value(
     if not isinstance(fixed, Constant):
         problems.add(node.place, f"baseline must give `{path}` one value, got {fixed}")
     elif not contains(domain, fixed.value):
-        problems.add(node.place, f"baseline's `{path}` is outside the space", f"the space has {domain}")
+        problems.add(node.place, f"baseline's `{path}` is outside the space", f"the space has {domain}; {NO_BASELINE}")
     else:
         values[path] = fixed.value
 

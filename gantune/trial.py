@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,15 +12,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gantune.checkpoint import read_checkpoint, write_checkpoint
+from gantune.checkpoint import Kind, read_checkpoint, write_checkpoint
 from gantune.collapse import CollapseMonitor, Verdict
 from gantune.config import Constraint, TrialConfig, derive_seed
 from gantune.data.image_set import BatchSource, ImageSet
-from gantune.errors import CheckpointError
+from gantune.errors import CheckpointError, GantuneError
 from gantune.metrics.reference import Reference
 from gantune.models.networks import ImageShape
-from gantune.space import check_trial, trial_document
+from gantune.space import check_trial
 from gantune.trainer import GANTrainer
+from gantune.writing import trial_document
 
 LATEST = "latest.safetensors"
 BEST = "best.safetensors"
@@ -62,7 +64,7 @@ def train_trial(
     `folder` receives `latest` (everything, for continuing) and `best` (the averaged generator of the best report).
     Where it already holds a `latest`, its last report is yielded once more and training goes on from there, bit for
     bit as if never interrupted (on a CPU). Raises SpecError for parts that do not go together, CheckpointError for a
-    damaged or foreign checkpoint.
+    damaged or foreign checkpoint, GantuneError where the device's memory is too small.
     """
     check_trial(config)
     trial = _Trial(config, images, reference, folder, device)
@@ -70,11 +72,34 @@ def train_trial(
     if progress is not None:
         yield progress
     else:
-        (folder / BEST).unlink(missing_ok=True)  # of a trial that left no `latest`
+        _make_room(folder)
     while progress is None or progress.state == "running":
-        trial.train_to_next_report()
-        progress = trial.report()
+        try:
+            trial.train_to_next_report()
+            progress = trial.report()
+        except torch.OutOfMemoryError as error:
+            raise GantuneError(f"out of memory on {device}: {error}; lower batch_size or the width") from error
         yield progress
+
+
+def set_aside_damaged(folder: Path) -> None:
+    """Rename checkpoints that cannot be read to *.damaged, so that the trial starts over from its seed."""
+    kinds: dict[str, Kind] = {LATEST: "trial", BEST: "generator"}
+    for name, kind in kinds.items():
+        path = folder / name
+        if path.exists():
+            try:
+                read_checkpoint(path, kind)
+            except CheckpointError:
+                os.replace(path, path.with_suffix(".damaged"))
+
+
+def _make_room(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / BEST).unlink(missing_ok=True)  # of a trial that left no `latest`
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 class _Trial:
@@ -196,7 +221,7 @@ class _Trial:
     def _continue(self, path: Path) -> Progress:
         tensors, meta = read_checkpoint(path, "trial")
         if meta["config"] != json.loads(json.dumps(trial_document(self.config))):
-            raise CheckpointError(f"{path}: belongs to another configuration; use another folder")
+            raise CheckpointError(f"{path}: belongs to another configuration; use another folder (--out)")
         if meta["reference"] != self.reference.key:
             raise CheckpointError(f"{path}: was scored against another reference, so its scores do not compare")
         progress = Progress.from_dict(meta["progress"])
@@ -210,6 +235,8 @@ class _Trial:
         if (self.folder / BEST).exists():  # written just before `latest`, so it may be one report ahead
             kept: float = read_checkpoint(self.folder / BEST, "generator")[1]["score"]
             self.best_score = kept if self.best_score is None else min(self.best_score, kept)
+        else:
+            self.best_score = None  # its weights are gone, so it cannot win
         return progress
 
 

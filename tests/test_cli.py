@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from gantune import __version__, export
 from gantune.cli.main import VERBS, cli, main
-from gantune.errors import GantuneError
+from gantune.errors import GantuneError, SpecError
 from gantune.space import load_space
 
 DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
@@ -184,7 +184,7 @@ def test_check_says_what_a_search_would_run_and_starts_nothing(gantune, tmp_path
     for path, domain in load_space(DCGAN).searched().items():
         assert any(line.split(maxsplit=1) == [path, str(domain)] for line in out.splitlines())
     assert "data: digits at 16x16\n" in out
-    assert "budget: 24 trials of 90,000 samples, 1 hour" in out
+    assert "budget: 24 trials of 90,000 samples, 1 h\n" in out
     assert "24 trials -> about 8 beyond 22,500 samples -> about 3 beyond 67,500 samples\n" in out
     assert "baseline: trial 0\n" in out
     assert out.endswith("OK. Nothing was started.\n")
@@ -335,3 +335,70 @@ def test_sample_of_what_is_no_checkpoint_is_a_clear_failure(gantune, target):
     assert (code, out) == (1, "")
     assert err.strip()
     assert not Path("samples.png").exists()
+
+
+# Training one configuration
+
+
+ONE = """
+version: 1
+data: {dataset: digits, size: 8}
+objective: {samples: {report: 100, final: 100}, reports: 2}
+budget: {samples_per_trial: 1000}
+space: {architecture: {mlp: {hidden: 32}}, loss: least_squares, optimizer: adam, lr_g: 1e-3, batch_size: 32}
+"""
+
+
+def test_a_trained_configuration_draws_and_another_may_not_share_its_folder(gantune, tmp_path):
+    (tmp_path / "one.yaml").write_text(ONE)
+
+    code, out, err = gantune("train", "one.yaml", "--out", "trained")
+    assert (code, "samples.png" in out) == (0, True)
+    assert (tmp_path / "trained" / "samples.png").is_file()
+    assert gantune("sample", "trained/best.safetensors", "-n", 2, "--out", "two")[0] == 0
+    assert len(list((tmp_path / "two").iterdir())) == 2
+
+    code, out, err = gantune("train", "one.yaml", "--out", "trained", "--set", "lr_g=1e-2")
+    assert (code, "--out" in err) == (1, True)
+    code, out, err = gantune("train", "one.yaml", "--out", "one.yaml/below")
+    assert (code, "cannot be written" in err) == (1, True)
+
+
+def test_a_run_that_diverges_is_told_with_its_cause_and_exits_with_3(gantune, tmp_path):
+    (tmp_path / "one.yaml").write_text(ONE)
+    code, out, err = gantune("train", "one.yaml", "--set", "optimizer=sgd", "--set", "lr_g=1e30")
+
+    assert (code, out) == (3, "")
+    assert "diverged" in err
+    assert "not finite" in err
+
+
+# Names and values on the command line
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", ""])
+def test_a_run_lives_right_below_the_runs(gantune, tmp_path, name):
+    code, _, err = gantune("search", DCGAN, "--name", name)
+
+    assert code == 2
+    assert "--name" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_seed_beyond_what_a_generator_takes_is_a_usage_error(gantune):
+    assert gantune("sample", "x", "--seed", 2**63)[0] == 2
+
+
+def test_a_baseline_can_be_dropped(tmp_path):
+    with pytest.raises(SpecError, match="--set baseline=null drops it"):
+        load_space(DCGAN, ["loss=hinge"])
+    assert load_space(DCGAN, ["loss=hinge", "baseline=null"]).baseline is None
+
+
+def test_a_component_in_the_users_own_folder_is_found(tmp_path):
+    (tmp_path / "mine.py").write_text("from gantune.models.mlp import mlp\n")
+    (tmp_path / "one.yaml").write_text(ONE.replace("mlp:", "'mine:mlp':"))
+    called = "import sys; sys.argv = ['gantune', 'check', 'one.yaml']; sys.path.remove(''); "
+    done = python(called + "from gantune.cli.main import main; main()", tmp_path)
+
+    assert done.returncode == 0, done.stderr

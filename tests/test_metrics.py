@@ -11,11 +11,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gantune.config import DataConfig
 from gantune.data.image_set import ImageSet, open_images, scale
-from gantune.errors import CheckpointError
+from gantune.errors import CheckpointError, DataError
 from gantune.metrics.coverage import NEIGHBOURS_COVERAGE, coverage, radii, recall, spread
 from gantune.metrics.features import FEATURES, train_features
 from gantune.metrics.frechet import Gaussian, frechet_distance, moments
-from gantune.metrics.reference import load_reference, prepare_reference, sample
+from gantune.metrics.reference import load_reference, prepare_reference, reference_key, sample
 
 CPU = torch.device("cpu")
 
@@ -371,3 +371,17 @@ def test_evaluating_needs_no_gradients(digits, reference):
 
     reference.evaluate(generate, 16, 64, CPU)
     assert seen == [False]
+
+
+def test_pictures_that_are_all_the_same_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
+    flat = ImageSet(name="flat", key="flat", images=np.zeros((80, 1, 8, 8), np.uint8), labels=None, class_names=())
+    with pytest.raises(DataError, match="all the same"):
+        prepare_reference(flat)
+
+
+def test_a_damaged_cached_reference_is_made_again(tmp_path, monkeypatch, digits):
+    monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
+    path = prepare_reference(digits)
+    path.write_bytes(path.read_bytes()[:100])
+    assert load_reference(prepare_reference(digits)).key == reference_key(digits)

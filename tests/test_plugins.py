@@ -8,7 +8,8 @@ from gantune import plugins
 from gantune.config import Bounds, TrialConfig
 from gantune.errors import PluginError, SpecError
 from gantune.plugins import did_you_mean, names, options, resolve
-from gantune.space import dump, load_space
+from gantune.space import load_space
+from gantune.writing import dump
 
 FRESH = itertools.count()
 SPACE = "version: 1\nspace:\n  architecture: mlp\n  loss: {'%s': {%s}}\n  optimizer: adam\n  lr_g: 1e-4\n"

@@ -11,7 +11,8 @@ import pytest
 from gantune.config import Asha, Component, Constraint, NoScheduler
 from gantune.domains import Choice, Constant, FixedDraw, Uniform, contains
 from gantune.errors import SpecError
-from gantune.space import SearchSpace, check_trial, conflict, dump, load_space, load_trial, trial_document
+from gantune.space import SearchSpace, check_trial, conflict, load_space, load_trial
+from gantune.writing import dump, trial_document
 
 DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
 SPACE = """\

@@ -27,9 +27,9 @@ from gantune.losses import Game, hinge_d, negated_g
 from gantune.metrics.reference import load_reference, prepare_reference
 from gantune.models.mlp import mlp
 from gantune.models.networks import ImageShape
-from gantune.space import trial_document
 from gantune.trainer import GANTrainer
 from gantune.trial import BEST, LATEST, Progress, meets, train_trial
+from gantune.writing import trial_document
 
 CPU = torch.device("cpu")
 NO_COLLAPSE = CollapseConfig(enabled=False)

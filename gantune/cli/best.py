@@ -9,6 +9,7 @@ import click
 
 from gantune.cli import options
 from gantune.config import Scalar
+from gantune.errors import NoSurvivorError
 from gantune.run import Run, TrialRecord
 
 
@@ -28,7 +29,12 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
     """  # noqa: D301
     opened = Run.open(run, runs)
     trials = opened.trials()
-    winner = opened.best(trials)
+    try:
+        winner = opened.best(trials)
+    except NoSurvivorError as error:
+        if as_json:
+            click.echo(json.dumps({"run": str(opened.folder), "trial": None, "reasons": str(error)}, indent=1))
+        raise
     baseline = opened.baseline(trials)
     checkpoint = opened.trial_folder(winner.number) / "best.safetensors"
     if folder is not None:
@@ -58,7 +64,7 @@ def _lines(
         lines.append("the baseline itself is the best so far")
     lines.append("configuration:")
     lines += [f"  {name}: {_show(value)}" for name, value in winner.parameters.items()]
-    lines.append(f"checkpoint: {checkpoint}")
+    lines.append(f"checkpoint: {checkpoint}" + ("" if checkpoint.exists() else " (missing; it cannot be exported)"))
     return lines
 
 

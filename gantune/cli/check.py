@@ -39,7 +39,7 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"data: {loaded.data.dataset}{size}")
     click.echo(
         f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples"
-        + (f", {budget.hours:g} hours" if budget.hours else "")
+        + (f", {budget.hours:g} h" if budget.hours else "")
         + (f", until a score of {budget.target:g}" if budget.target else "")
     )
     click.echo(f"early stops: {_early_stops(loaded)}")

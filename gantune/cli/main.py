@@ -1,6 +1,7 @@
 """The `gantune` command."""
 
 import importlib
+import os
 import sys
 
 import click
@@ -50,6 +51,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; a GantuneError becomes its text and its exit code."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a component `package.module:function` may lie where the user works
     try:
         cli.main(prog_name="gantune", standalone_mode=False)
     except GantuneError as error:

@@ -24,8 +24,10 @@ def command(space: Path, overrides: tuple[str, ...], runs: Path, name: str | Non
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
     """  # noqa: D301
     from gantune.run import Run
-    from gantune.space import load_space
+    from gantune.space import NAME, load_space
 
+    if name is not None and not NAME.fullmatch(name):
+        raise click.BadParameter("must be the name of a folder below --runs, without a slash", param_hint="--name")
     loaded = load_space(space, overrides)
     from gantune.search.screen import Screen
     from gantune.search.tune import search

@@ -13,7 +13,7 @@ from gantune.cli import options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where checkpoints and samples.png go.  [default: trained/CONFIG's name]",
+    help="Where checkpoints and samples.png go.  [default: trained/ and the name of CONFIG and its folder]",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: str) -> None:
@@ -40,12 +40,14 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
         click.echo(text, err=True)
 
     chosen = choose_device(device)
-    folder = out or Path("trained") / config.stem
+    folder = out or Path("trained") / f"{config.resolve().parent.name}-{config.stem}"
     images = open_images(loaded.data, say)
     reference = load_reference(prepare_reference(images, say))
     for progress in train_trial(loaded, images, reference, folder, chosen):
         score = "-" if progress.score is None else f"{progress.score:.4g}"
-        metrics = "  ".join(f"{key} {progress.metrics[key]:.2f}" for key in ("recall", "diversity") if progress.metrics)
+        metrics = "  ".join(
+            f"{key} {progress.metrics[key]:.2f}" for key in ("recall", "diversity") if key in progress.metrics
+        )
         say(f"{progress.samples_seen:>12,} samples  {reference.fid_name} {score}  {metrics}  {progress.seconds:.0f}s")
     if progress.verdict.dead:
         raise NoSurvivorError(f"{progress.verdict.state}: {progress.verdict.cause}; checkpoints are in {folder}")

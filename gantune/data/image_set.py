@@ -31,6 +31,7 @@ from gantune.errors import DataError
 FORMAT = 1
 GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"])  # Pillow's modes
 RESIDENT_SHARE = 0.25  # of the device's free memory that the pictures may take
+ASSUMED_FREE_BYTES = 4 * 2**30  # where the system does not tell
 
 Report = Callable[[str], None]
 
@@ -176,14 +177,13 @@ class BatchSource:
         self.resident = images.images.nbytes <= RESIDENT_SHARE * _free_bytes(device)
         self._held = torch.from_numpy(np.array(images.images)).to(device) if self.resident else None
         self._map = images.images
-        self.generator = torch.Generator(device if self.resident else "cpu").manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)  # on the CPU, so that residence changes no draw
 
     def draw(self, count: int) -> Tensor:
         """A batch in [-1, 1], float32 [count, C, S, S], on the device."""
-        where = self.generator.device
-        index = torch.randint(len(self._map), (count,), generator=self.generator, device=where)
+        index = torch.randint(len(self._map), (count,), generator=self.generator)
         if self._held is not None:
-            pixels = self._held[index]
+            pixels = self._held[index.to(self._device, non_blocking=True)]
         else:
             pixels = torch.from_numpy(self._map[index.numpy()]).to(self._device, non_blocking=True)
         return scale(pixels)
@@ -202,4 +202,7 @@ def quantise(pictures: Tensor) -> Tensor:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError):  # told by Linux only
+        return ASSUMED_FREE_BYTES

@@ -17,7 +17,7 @@ from torch import Tensor
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.data.cache import cache_directory
 from gantune.data.image_set import ImageSet, quantise
-from gantune.errors import DataError
+from gantune.errors import CheckpointError, DataError
 from gantune.metrics.coverage import NEIGHBOURS_COVERAGE, coverage, radii, recall, spread
 from gantune.metrics.features import FeatureNet, train_features
 from gantune.metrics.frechet import Gaussian, frechet_distance
@@ -88,17 +88,39 @@ def sample(generate: Generate, z_dim: int, count: int, device: torch.device, see
 
 def prepare_reference(images: ImageSet, report: Callable[[str], None] = lambda text: None) -> Path:
     """The file of a data set's reference, made in the cache on first use. Raises DataError where that fails."""
-    wish = json.dumps([FORMAT, images.key, STATISTICS, NEIGHBOURS])
-    key = hashlib.sha256(wish.encode()).hexdigest()[:16]
+    key = reference_key(images)
     path = cache_directory() / "references" / f"{key}.safetensors"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.exists():
+            if not _readable(path):
                 _make(images, key, path, report)
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
     return path
+
+
+def reference_key(images: ImageSet) -> str:
+    """Names pictures, form and protocol; references of equal keys are equal."""
+    wish = json.dumps([FORMAT, images.key, STATISTICS, NEIGHBOURS])
+    return hashlib.sha256(wish.encode()).hexdigest()[:16]
+
+
+def check_same_data(images: ImageSet, reference: Reference) -> None:
+    """Raise DataError where a reference was made from other pictures, or from another version of its code."""
+    if reference_key(images) != reference.key:
+        raise DataError(
+            f"{images.name}: is not the data that this run's scores are measured against; "
+            "put the old data back, or start a new run with --name"
+        )
+
+
+def _readable(path: Path) -> bool:
+    try:
+        load_reference(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _make(images: ImageSet, key: str, path: Path, report: Callable[[str], None]) -> None:
@@ -111,6 +133,8 @@ def _make(images: ImageSet, key: str, path: Path, report: Callable[[str], None])
     gaussian = Gaussian.fit(features)
     noise = torch.randint(0, 256, (1000, *pixels.shape[1:]), generator=generator, dtype=torch.uint8)
     near = features[:NEIGHBOURS]
+    if not (spread(near) > 0 and spread(pixels[:NEIGHBOURS]) > 0):
+        raise DataError(f"{images.name}: its images are all the same; there is nothing to learn")
     tensors = {
         "mean": gaussian.mean,
         "factor": gaussian.factor,

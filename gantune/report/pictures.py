@@ -13,10 +13,10 @@ GAP = 2  # pixels of background between pictures
 TARGET_WIDTH = 640  # pixels; small pictures are enlarged by whole factors so that a person can see them
 
 
-def grid(pixels: npt.NDArray[np.uint8], columns: int | None = None) -> Image.Image:
+def grid(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     """Pictures uint8 [N, C, S, S] side by side, row by row, enlarged by a whole factor."""
     count, channels, height, width = pixels.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, np.uint8)
     for index, picture in enumerate(pixels):

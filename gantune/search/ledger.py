@@ -13,8 +13,11 @@ from gantune.errors import RunError
 from gantune.results import Row
 from gantune.run import ENDED, Run
 from gantune.search.study import Proposal, Study
-from gantune.space import SearchSpace, dump, trial_document
+from gantune.space import SearchSpace
 from gantune.trial import Progress
+from gantune.writing import dump, trial_document
+
+MOST_FAILURES = 3  # in a row, with no report between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class Ledger:
         self._lowest: dict[int, float] = {}
         self.ended: Counter[str] = Counter(row.state for row in self._last.values() if row.state in ENDED)
         self.ended_here = 0
+        self._failures: list[str] = []
         self.best: Best | None = None
         for row in rows:
             self._note_best(row)
@@ -66,7 +70,7 @@ class Ledger:
 
     def next(self) -> Proposal | None:
         """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
-        if self.out_of_budget():
+        if self.out_of_budget() or self.stuck():
             return None
         if self._waiting:
             proposal = self._waiting.pop(0)
@@ -75,8 +79,11 @@ class Ledger:
         else:
             return None
         folder = self._run.trial_folder(proposal.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump(trial_document(proposal.config)), encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(dump(trial_document(proposal.config)), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing is lost") from error
         self._proposals[proposal.number] = proposal
         return proposal
 
@@ -84,6 +91,7 @@ class Ledger:
         """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
         if not self._study.is_open(number):
             return None
+        self._failures = []
         state, cause = progress.state, progress.verdict.cause
         ended: str = state if state != "running" else "pruned" if stopped else "running"
         if ended == "pruned":
@@ -100,7 +108,12 @@ class Ledger:
 
     def fail(self, number: int, cause: str) -> Row | None:
         """Note that a trial could not be trained."""
+        self._failures.append(cause)
         return self._end(number, "failed", cause)
+
+    def stuck(self) -> str:
+        """The last cause where trials fail one after another and none reports, which no further trial would mend."""
+        return self._failures[-1] if len(self._failures) >= MOST_FAILURES else ""
 
     def close(self, cause: str) -> None:
         """End all open trials: no more is to be spent on this run."""

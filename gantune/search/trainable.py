@@ -1,7 +1,6 @@
-"""The Ray Tune trainable: a thin shell over train_trial. Actors are reused, so data and features stay loaded."""
+"""The Ray Tune trainable: a thin shell over train_trial. Actors are reused, so modules and features stay loaded."""
 
 import functools
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from ray import tune
 from gantune.config import DataConfig
 from gantune.data.image_set import ImageSet, open_images
 from gantune.errors import GantuneError
-from gantune.metrics.reference import Reference, load_reference
+from gantune.metrics.reference import Reference, check_same_data, load_reference
 from gantune.space import load_trial
 from gantune.trainer import choose_device
-from gantune.trial import Progress, train_trial
+from gantune.trial import Progress, set_aside_damaged, train_trial
 
 
 @functools.lru_cache(maxsize=1)
@@ -45,13 +44,15 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._number: int = config["number"]
-        self._trial = self._train(Path(config["folder"]), Path(config["reference"]), config["threads"])
+        self._trial = self._train(**{key: value for key, value in config.items() if key != "number"})
 
-    def _train(self, folder: Path, reference: Path, threads: int) -> Iterator[Progress]:
+    def _train(self, folder: str, reference: str, threads: int, device: str) -> Iterator[Progress]:
         torch.set_num_threads(threads)
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        config = load_trial(folder / "config.yaml")
-        yield from train_trial(config, _images(config.data), _reference(reference), folder, choose_device())
+        config = load_trial(Path(folder) / "config.yaml")
+        images, yardstick = _images(config.data), _reference(Path(reference))
+        check_same_data(images, yardstick)
+        set_aside_damaged(Path(folder))
+        yield from train_trial(config, images, yardstick, Path(folder), choose_device(device))
 
     def step(self) -> dict[str, Any]:
         """Train to the next report. What the user must mend is reported, not raised: a retry would not help."""

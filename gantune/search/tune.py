@@ -15,10 +15,9 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from gantune.config import ResourcesConfig
 from gantune.data.image_set import open_images
 from gantune.errors import RunError
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference import check_same_data, load_reference, prepare_reference
 from gantune.run import Run
 from gantune.search.ledger import Ledger
 from gantune.search.schedulers import build_scheduler
@@ -49,11 +48,11 @@ class _Unsaved:
 class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
     """Passes the ledger's proposals on to Tune."""
 
-    def __init__(self, ledger: Ledger, run: Run, resources: ResourcesConfig) -> None:
+    def __init__(self, ledger: Ledger, run: Run, cpus: float, gpus: float) -> None:
         super().__init__()
         self._ledger = ledger
         self._run = run
-        self._threads = max(1, int(resources.cpus_per_trial))
+        self._share = {"threads": max(1, int(cpus)), "device": "cuda" if gpus else "cpu"}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         proposal = self._ledger.next()
@@ -64,7 +63,7 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
             "number": proposal.number,
             "folder": str(self._run.trial_folder(proposal.number).resolve()),
             "reference": str(self._run.reference_path.resolve()),
-            "threads": self._threads,
+            **self._share,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -101,7 +100,9 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
             self._screen.ended(row, self._ledger)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = str(trial.get_error() or "its worker died").strip().splitlines()
+        error = str(trial.get_error() or "its worker died").strip()
+        logging.getLogger("ray").error("trial %s: %s", trial.config["number"], error)
+        reason = error.splitlines()
         row = self._ledger.fail(trial.config["number"], f"{reason[-1]} (after {RETRIES} retries; see ray.log)")
         if row is not None:
             self._screen.ended(row, self._ledger)
@@ -118,7 +119,7 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        return self.asked or bool(self._ledger.out_of_budget())
+        return self.asked or bool(self._ledger.out_of_budget() or self._ledger.stuck())
 
 
 def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = None) -> bool:
@@ -137,29 +138,33 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             shutil.copyfile(prepared, partial)
             os.replace(partial, run.reference_path)
         reference = load_reference(run.reference_path)
+        check_same_data(images, reference)
         study = Study(run.study_path, space, reference.noise_score)
         ledger = Ledger(run, space, study)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         screen.say(
             f"{images.name}: {len(images.images):,} images, {images.channels}x{images.size}x{images.size}; "
-            f"score {reference.fid_name} (uniform noise scores {reference.noise_score:.4g}; lower is better)"
+            f"score {reference.fid_name}, lower is better (uniform noise scores {reference.noise_score:.4g}; "
+            f"its features name {reference.accuracy:.0%} of unseen images rightly)"
         )
         if not ledger.complete() and not ledger.out_of_budget():
             screen.passing("starting Ray")
             stack.enter_context(_ray(run, address))
             limit = _Limit(ledger)
-            stack.enter_context(_stop_on_signal(limit, screen))
+            stack.enter_context(_stop_on_signal(limit))
             _fit(space, run, ledger, limit, screen)
             if limit.asked:
                 screen.say(f"stopped after {duration(ledger.seconds())}; the same command continues")
                 return False
         run.results.merge()
+        if ledger.stuck():
+            raise RunError(f"{run.folder}: stopped, for trials fail one after another: {ledger.stuck()}")
         if ledger.out_of_budget():
             ledger.close(ledger.out_of_budget())
             screen.say(f"search ended: {ledger.out_of_budget()}")
         elif not ledger.complete():
-            raise RunError(f"{run.folder}: Ray ended before all trials had; see ray.log. The same command continues")
+            raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
         return True
 
 
@@ -175,7 +180,7 @@ def _fit(space: SearchSpace, run: Run, ledger: Ledger, limit: _Limit, screen: Sc
         shell,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Asking(ledger, run, resources),
+            search_alg=_Asking(ledger, run, resources.cpus_per_trial, gpus),
             scheduler=build_scheduler(space, ledger.rows),
             reuse_actors=True,
         ),
@@ -192,9 +197,7 @@ def _fit(space: SearchSpace, run: Run, ledger: Ledger, limit: _Limit, screen: Sc
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         tuner.fit()
-    except (RuntimeError, ConnectionError, ray.exceptions.RayError, tune.TuneError) as error:
-        if isinstance(error.__cause__, RunError):
-            raise error.__cause__ from error
+    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError, tune.TuneError) as error:
         raise RunError(f"{run.folder}: Ray failed: {error}; nothing is lost, the same command continues") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -202,6 +205,8 @@ def _fit(space: SearchSpace, run: Run, ledger: Ledger, limit: _Limit, screen: Sc
 
 def _check_room(cpus: float, gpus: float) -> None:
     """Raise RunError where no machine could ever hold one trial: Tune would wait for ever."""
+    if gpus > 1 and gpus != int(gpus):
+        raise RunError(f"resources.gpus_per_trial must be whole or at most 1, got {gpus:g}")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
@@ -223,7 +228,8 @@ def _ray(run: Run, address: str | None) -> Iterator[None]:
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             where = f"at {address}" if address else "on this machine"
-            raise RunError(f"Ray could not be reached {where}: {error}") from error
+            hint = "; a cluster with a token needs it in ~/.ray/auth_token, and RAY_AUTH_MODE=token" if address else ""
+            raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
         try:
             yield
         finally:
@@ -252,14 +258,14 @@ def _logged(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(limit: _Limit, screen: Screen) -> Iterator[None]:
+def _stop_on_signal(limit: _Limit) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the search to stop; a second Ctrl-C ends it at once. Neither loses a result."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         if limit.asked:
             raise KeyboardInterrupt
         limit.asked = True
-        screen.say("stopping; what is running will continue from its last report")
+        os.write(2, b"\nstopping; what is running will continue from its last report\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

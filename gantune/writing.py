@@ -1,0 +1,92 @@
+"""The language written back: values as plain documents, and documents as YAML text, that read back to equal values."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from gantune import plugins
+from gantune.config import COMPONENTS, NUMBERS, Asha, Scalar, TrialConfig
+from gantune.domains import Branch, Choice, Constant, Domain
+
+
+def dump(document: Mapping[str, Any]) -> str:
+    """Plain values as YAML text."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.width = 200
+    yaml.dump(json.loads(json.dumps(document)), stream)
+    return stream.getvalue()
+
+
+def trial_document(config: TrialConfig) -> dict[str, Any]:
+    """A configuration in the language of space files; `load_trial` reads it back to an equal value."""
+    space: dict[str, Any] = {}
+    for kind in COMPONENTS:
+        component = getattr(config, kind)
+        if component is not None:
+            space[kind] = {component.name: dict(component.options)}
+    space.update({name: getattr(config, name) for name in NUMBERS})
+    budget: dict[str, Any] = {"samples_per_trial": config.samples}
+    if config.target is not None:
+        budget["target"] = config.target
+    return {
+        "version": 1,
+        "data": section_document(config.data),
+        "objective": section_document(config.objective),
+        "collapse": section_document(config.collapse),
+        "budget": budget,
+        "search": {"seed": config.seed},
+        "space": space,
+    }
+
+
+def section_document(section: Any) -> dict[str, Any]:
+    """A section as the block that it is read from."""
+    found: dict[str, Any] = {}
+    for key in plugins.options(type(section)):
+        value = getattr(section, key)
+        if key == "scheduler":
+            found[key] = {"asha": asdict(value)} if isinstance(value, Asha) else "none"
+        elif key == "constraints":
+            found[key] = [str(item) for item in value]
+        elif hasattr(value, "__dataclass_fields__"):
+            found[key] = section_document(value)
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def domain_document(domain: Domain) -> Any:
+    """A domain in the words that it is read from."""
+    if isinstance(domain, Branch):
+        blocks = {
+            name: {key: domain_document(inner) for key, inner in block.items()}
+            for name, block in domain.options.items()
+        }
+        return {"choose": blocks}
+    if isinstance(domain, Constant):
+        return domain.value
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    ends = [int(end) if domain.integer else end for end in (domain.low, domain.high)]
+    return " ".join(["log"] * domain.log + ["int"] * domain.integer + [f"{ends[0]!r}..{ends[1]!r}"])
+
+
+def baseline_document(values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """A baseline by full path as the nested block that it was read from."""
+    found: dict[str, Any] = {}
+    for path, value in values.items():
+        kind, _, inner = path.partition(".")
+        name, _, option = inner.rpartition(".")
+        if kind not in COMPONENTS:
+            found[path] = value
+        elif inner:
+            found.setdefault(kind, {}).setdefault(name, {})[option] = value
+    for kind in COMPONENTS:
+        if kind in values and kind not in found:
+            found[kind] = values[kind]
+    return found
