@@ -1,5 +1,6 @@
 """What a person sees while a search runs: one line that is kept up to date, and a line for each trial's end."""
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -29,7 +30,8 @@ class Screen:
         """A line that the next one replaces; shown on terminals only."""
         if self._live:
             self._clear()
-            print(text[:150], end="", file=self._stream, flush=True)
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be replaced
+            print(text[:width], end="", file=self._stream, flush=True)
             self._shown = True
 
     def ended(self, row: Row, ledger: Ledger) -> None:
@@ -44,6 +46,11 @@ class Screen:
         if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN:
             self._drawn = time.monotonic()
             self.passing(overview(ledger))
+
+    def rest(self, ledger: Ledger) -> None:
+        """Leave the line as it stands at the end."""
+        if self._live:
+            self.say(overview(ledger))
 
     def _clear(self) -> None:
         if self._shown:

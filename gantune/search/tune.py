@@ -154,6 +154,7 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             limit = _Limit(ledger)
             stack.enter_context(_stop_on_signal(limit))
             _fit(space, run, ledger, limit, screen)
+            screen.rest(ledger)
             if limit.asked:
                 screen.say(f"stopped after {duration(ledger.seconds())}; the same command continues")
                 return False

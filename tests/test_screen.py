@@ -1,0 +1,26 @@
+import io
+
+import pytest
+
+from gantune.search.screen import Screen, duration
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_passing_line_is_replaced_on_a_terminal_and_never_shown_elsewhere(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        screen = Screen(stream)
+        screen.passing("x" * 50)
+        screen.say("done")
+    assert terminal.getvalue() == "x" * 19 + "\r\x1b[K" + "done\n"
+    assert file.getvalue() == "done\n"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0s"), (59.9, "59s"), (200, "3m20s"), (7500, "2h05m")])
+def test_durations_are_told_in_two_units_at_most(seconds, words):
+    assert duration(seconds) == words
