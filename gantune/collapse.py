@@ -14,7 +14,8 @@ from gantune.config import CollapseConfig
 
 State = Literal["healthy", "diverged", "mode_collapse", "generator_stalled", "discriminator_won"]
 
-CONSTANT = 0.01  # diversity of pixels over the real data's own, below which the output is one picture
+CONSTANT = 0.001  # diversity of pixels over the real data's own, below which the output is one picture; an untrained
+# generator without normalisation shows 0.006, and may yet learn
 D_CERTAIN = 0.99  # accuracy of a discriminator that is never wrong
 GRADIENT_GONE = 1e-3  # norm of the generator's gradient that no longer moves it
 

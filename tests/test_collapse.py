@@ -8,8 +8,12 @@ import torch
 
 from gantune.collapse import CollapseMonitor, Verdict
 from gantune.config import CollapseConfig, Component, DataConfig, ObjectiveConfig, SampleCounts, TrialConfig
-from gantune.data.image_set import open_images
+from gantune.data.image_set import open_images, quantise
+from gantune.metrics.coverage import spread
 from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.models.dcgan import dcgan
+from gantune.models.mlp import mlp
+from gantune.models.networks import ImageShape
 from gantune.trial import train_trial
 
 BUDGET = 1000
@@ -37,13 +41,13 @@ def play(judge, reports):
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
 def test_constant_output_is_judged_at_once(share):
-    constant = {**HEALTHY, "diversity": 0.0, "pixel_diversity": 0.004}
+    constant = {**HEALTHY, "diversity": 0.0, "pixel_diversity": 0.0004}
     verdict = observe(monitor(), share, 10.0, constant)
     assert verdict.state == "mode_collapse"
     assert verdict.dead
     assert "one constant picture" in verdict.cause
     assert f"{share:.0%}" in verdict.cause
-    assert verdict.evidence["pixel_diversity"] == 0.004
+    assert verdict.evidence["pixel_diversity"] == 0.0004
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
@@ -241,3 +245,14 @@ def test_verdicts_are_values():
     assert Verdict() == Verdict()
     with pytest.raises(dataclasses.FrozenInstanceError):
         Verdict().state = "diverged"
+
+
+@pytest.mark.parametrize("architecture", [dcgan, mlp])
+def test_an_untrained_generator_is_not_taken_for_a_constant_one(architecture):
+    real = open_images(DataConfig(dataset="digits", size=16)).images[:500]
+    torch.manual_seed(0)
+    network = architecture(ImageShape(1, 16), norm_g="none").generator.requires_grad_(False)
+    drawn = quantise(network(torch.randn(500, 64)))
+    young = {**LOW, "pixel_diversity": spread(drawn) / spread(torch.from_numpy(real.copy()))}
+    assert young["pixel_diversity"] < 0.2
+    assert observe(monitor(), 0.01, 50.0, young).state == "healthy"
