@@ -166,9 +166,9 @@ def conflict(config: TrialConfig) -> str | None:
 
 def _in_force(kind: str, component: Component, name: str) -> Scalar:
     """An option's value, or its default where the component leaves it out."""
-    given = dict(component.options)
-    if name in given:
-        return given[name]
+    given = component.option(name)
+    if given is not None:
+        return given
     declared = plugins.options(plugins.resolve(kind, component.name)).get(name)
     return None if declared is None or declared.required else declared.default
 

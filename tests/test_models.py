@@ -19,14 +19,6 @@ each_architecture = pytest.mark.parametrize("name", SMALL)
 each_norm = pytest.mark.parametrize(("name", "norm_g", "norm_d"), NORM_PAIRS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def build(name, shape, seed=0, **options):
     chosen = {**SMALL.get(name, {}), **options}
     return build_networks(Component(name=name, options=tuple(sorted(chosen.items()))), shape, seed)

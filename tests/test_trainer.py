@@ -37,14 +37,6 @@ OPTIMIZERS = {
 ADAM = {"beta1": 0.3, "beta2": 0.9}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def component(name, **options):
     return Component(name=name, options=tuple(sorted(options.items())))
 

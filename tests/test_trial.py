@@ -35,14 +35,6 @@ CPU = torch.device("cpu")
 NO_COLLAPSE = CollapseConfig(enabled=False)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images():
     """256 grey pictures: four patterns under noise."""

@@ -26,7 +26,7 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
     \b
     gantune best
     gantune best dcgan --export winner
-    """  # noqa: D301
+    """
     opened = Run.open(run, runs)
     trials = opened.trials()
     try:

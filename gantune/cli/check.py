@@ -20,7 +20,7 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     \b
     gantune check search_spaces/dcgan.yaml
-    """  # noqa: D301
+    """
     loaded = load_space(space, overrides)
     if as_json:
         click.echo(json.dumps(loaded.document(), indent=1))

@@ -46,7 +46,7 @@ def cli() -> None:
     \b
     gantune search search_spaces/dcgan.yaml     find the best GAN for a data set
     gantune best --export winner                take it away
-    """  # noqa: D301
+    """
 
 
 def main() -> None:

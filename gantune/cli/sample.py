@@ -17,7 +17,7 @@ def command(checkpoint: Path, count: int, seed: int, out: Path) -> None:
 
     \b
     gantune sample winner -n 1000 --out pictures
-    """  # noqa: D301
+    """
     from gantune.export import load_generator
     from gantune.report.pictures import save_files, save_grid
 

@@ -22,7 +22,7 @@ def command(space: Path, overrides: tuple[str, ...], runs: Path, name: str | Non
     \b
     gantune search search_spaces/dcgan.yaml
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
-    """  # noqa: D301
+    """
     from gantune.run import Run
     from gantune.space import NAME, load_space
 

@@ -23,7 +23,7 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
 
     \b
     gantune train winner/config.yaml --set budget.samples_per_trial=200000 --out longer
-    """  # noqa: D301
+    """
     from gantune.space import check_trial, load_trial
 
     loaded = load_trial(config, overrides)
