@@ -22,6 +22,7 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/trainer.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info runs trained winner samples.png .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -49,7 +49,9 @@ def read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str
     try:
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+            views = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            digest = _digest(header.get("kind", ""), views, header.get("meta", ""))
+            tensors = {name: view.clone() for name, view in views.items()}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -61,11 +63,11 @@ def read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str
     if header.get("kind") != kind:
         raise CheckpointError(f"{path}: holds a {header.get('kind')}, not a {kind}")
     text = header.get("meta", "")
-    if header.get("sha256") != _digest(kind, tensors, text):
+    if header.get("sha256") != digest:
         raise CheckpointError(f"{path}: does not match its checksum; it was altered or damaged")
     try:
         meta: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its values are not JSON: {error}") from error
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path}: its values are not a JSON object")

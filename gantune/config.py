@@ -20,6 +20,13 @@ class Bounds:
     above: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Works:
+    """Where an option is known to work, in the words of a space file: `log 1..20`, `[0, 0.5]`."""
+
+    domain: str
+
+
 Count = Annotated[int, Bounds(low=1)]
 Positive = Annotated[float, Bounds(above=0)]
 Weight = Annotated[float, Bounds(low=0)]
@@ -140,17 +147,33 @@ class ResourcesConfig:
     gpus_per_trial: Weight | None = None
 
 
-# The parameters of a space: components with the kind of plugin that each takes, and plain numbers.
-COMPONENTS = {"architecture": "architecture", "loss": "loss", "optimizer": "optimizer", "optimizer_d": "optimizer"}
-NUMBERS = ("lr_g", "lr_d_ratio", "batch_size", "ema_halflife_samples")
+# The parameters of a space: components with the kind of plugin that each takes, and plain values.
+COMPONENTS = {
+    "architecture": "architecture",
+    "loss": "loss",
+    "penalty": "penalty",
+    "regularizer": "regularizer",
+    "augmentation": "augmentation",
+    "optimizer": "optimizer",
+    "optimizer_d": "optimizer",
+    "lr_schedule": "schedule",
+    "beta_schedule": "schedule",
+    "penalty_schedule": "schedule",
+}
+VALUES = ("lr_g", "lr_d_ratio", "lr_warmup", "grad_clip", "batch_size", "ema_halflife_samples", "precision")
+
+NONE = Component(name="none")
+CONSTANT = Component(name="constant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialConfig:
     """Everything that decides a trial's numbers. Equal configurations give equal results on one machine.
 
-    `lr_d_ratio` is the discriminator's learning rate over the generator's; `optimizer_d` is None where both
-    networks share `optimizer`; `samples` is the budget in real samples seen by the discriminator.
+    `samples` is the budget in real samples seen by the discriminator. `optimizer_d` is None where both networks share
+    `optimizer`. `lr_d_ratio` is the discriminator's learning rate over the generator's. `lr_warmup` is the share of
+    the budget over which both rates rise from 0. `grad_clip` bounds the norm of each network's gradient; 0 is off.
+    `precision` auto is bfloat16 on a GPU that has it; penalties and weights are float32 at all times.
     """
 
     data: DataConfig
@@ -161,12 +184,21 @@ class TrialConfig:
     seed: int
     architecture: Component
     loss: Component
+    penalty: Component = NONE
+    regularizer: Component = NONE
+    augmentation: Component = NONE
     optimizer: Component
     optimizer_d: Component | None = None
-    lr_g: Positive
-    lr_d_ratio: Positive = 1.0
-    batch_size: Annotated[int, Bounds(low=2)] = 64
-    ema_halflife_samples: Annotated[int, Bounds(low=0)] = 2000
+    lr_schedule: Component = CONSTANT
+    beta_schedule: Component = CONSTANT
+    penalty_schedule: Component = CONSTANT
+    lr_g: Annotated[float, Bounds(above=0), Works("log 1e-4..1e-3")]
+    lr_d_ratio: Annotated[float, Bounds(above=0), Works("log 0.25..8")] = 1.0
+    lr_warmup: Annotated[float, Bounds(low=0, high=0.5), Works("[0, 0.05]")] = 0.0
+    grad_clip: Annotated[float, Bounds(low=0), Works("[0, 1, 10]")] = 0.0
+    batch_size: Annotated[int, Bounds(low=2), Works("[32, 64, 128, 256]")] = 64
+    ema_halflife_samples: Annotated[int, Bounds(low=0), Works("[0, 2000, 20000]")] = 2000
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @property
     def lr_d(self) -> float:
@@ -182,7 +214,7 @@ class TrialConfig:
                 continue
             flat[kind] = component.name
             flat.update({f"{kind}.{component.name}.{key}": value for key, value in component.options})
-        for name in NUMBERS:
+        for name in VALUES:
             flat[name] = getattr(self, name)
         return flat
 

@@ -1,13 +1,14 @@
 """What a parameter may be: a constant, a choice, a range, or branches with parameters of their own."""
 
 import math
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gantune import plugins
-from gantune.config import Scalar
+from gantune.config import Scalar, derive_seed
 from gantune.document import Node, Problems
 from gantune.errors import PluginError
 from gantune.plugins import Option, did_you_mean
@@ -93,6 +94,30 @@ class FixedDraw:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """The known choice."""
         return self.values[name]
+
+
+class RandomDraw:
+    """Draws every value at random from a seed, each name from a stream of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in [low, high], evenly spread on a plain or logarithmic scale."""
+        share = self._stream(name).random()
+        value = math.exp(math.log(low) + share * math.log(high / low)) if log else low + share * (high - low)
+        return min(high, max(low, value))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """A whole number in [low, high]."""
+        return round(self.suggest_float(name, low, high, log=True)) if log else self._stream(name).randint(low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        return self._stream(name).choice(choices)
+
+    def _stream(self, name: str) -> random.Random:
+        return random.Random(derive_seed(self._seed, name))
 
 
 def draw_value(domain: Constant | Choice | Uniform, path: str, draw: Draw) -> Scalar:

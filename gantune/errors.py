@@ -19,6 +19,10 @@ class PluginError(GantuneError):
     exit_code = 2
 
 
+class AuditError(GantuneError):
+    """A parameter that nothing reads, or a rate that is not the configuration's own."""
+
+
 class DataError(GantuneError):
     """A data set that is missing, unreadable or of the wrong form."""
 

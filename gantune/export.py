@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from gantune.building import build_networks
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.config import Component
 from gantune.errors import CheckpointError, GantuneError, PluginError
 from gantune.metrics.reference import LATENT_SEED, sample
-from gantune.models.networks import ImageShape
-from gantune.report.pictures import save_grid
-from gantune.trainer import build_networks
+from gantune.models.networks import shape_of
+from gantune.report.pictures import POINTS, save_samples
 from gantune.writing import dump
 
 WEIGHTS = "generator.safetensors"
@@ -29,18 +28,23 @@ class Generator:
 
     net: nn.Module
     z_dim: int
+    class_counts: tuple[int, ...]
     meta: dict[str, Any]
 
-    def draw(self, count: int, seed: int = LATENT_SEED) -> npt.NDArray[np.uint8]:
-        """`count` pictures, uint8 [count, C, S, S]; the same seed draws the same pictures.
+    def draw(self, count: int, seed: int = LATENT_SEED) -> npt.NDArray[Any]:
+        """`count` pictures, uint8 [count, C, S, S], or points, float32 [count, D]; the same seed draws the same.
 
-        Raises CheckpointError where the weights do not give finite pictures.
+        Labels are drawn in the real data's proportions. Raises CheckpointError where a sample is not finite.
         """
-        pixels = sample(self.net, self.z_dim, count, torch.device("cpu"), seed)
-        if pixels is None:
-            raise CheckpointError("the generator's pictures are not finite")
-        drawn: npt.NDArray[np.uint8] = pixels.numpy()
+        samples = sample(self.net, self.z_dim, count, torch.device("cpu"), seed, self.class_counts)
+        if samples is None:
+            raise CheckpointError("the generator's samples are not finite")
+        drawn: npt.NDArray[Any] = samples.numpy()
         return drawn
+
+    def save_picture(self, path: Path) -> None:
+        """Write what people look at: a grid of 64 pictures, or a cloud of points. Raises GantuneError."""
+        save_samples(self.draw(GRID if len(self.meta["dims"]) == 3 else POINTS), path)
 
 
 def load_generator(path: Path) -> Generator:
@@ -53,13 +57,14 @@ def load_generator(path: Path) -> Generator:
     tensors, meta = read_checkpoint(path, "generator")
     try:
         ((name, options),) = meta["config"]["space"]["architecture"].items()
-        shape = ImageShape(*meta["shape"])
+        counts = tuple(meta["class_counts"])
+        shape = shape_of(meta["dims"], len(counts))
         networks = build_networks(Component(name=name, options=tuple(options.items())), shape, seed=0)
         networks.generator.load_state_dict(tensors)
         z_dim = int(meta["z_dim"])
     except (KeyError, TypeError, ValueError, RuntimeError, PluginError) as error:
         raise CheckpointError(f"{path}: its weights do not fit its configuration: {error}") from error
-    return Generator(networks.generator.eval().requires_grad_(False), z_dim, meta)
+    return Generator(networks.generator.eval().requires_grad_(False), z_dim, counts, meta)
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -72,4 +77,4 @@ def export(checkpoint: Path, folder: Path) -> None:
         os.replace(partial, folder / "config.yaml")
     except OSError as error:
         raise GantuneError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    save_grid(generator.draw(GRID), folder / "samples.png")
+    generator.save_picture(folder / "samples.png")

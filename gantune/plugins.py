@@ -11,11 +11,11 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
 from importlib import metadata
 from typing import Any
 
-from gantune.config import Bounds, Scalar
+from gantune.config import Bounds, Scalar, Works
 from gantune.errors import PluginError
 
 Factory = Callable[..., Any]
@@ -24,6 +24,8 @@ BUILTIN: dict[str, dict[str, str]] = {
     "architecture": {
         "mlp": "gantune.models.mlp:mlp",
         "dcgan": "gantune.models.dcgan:dcgan",
+        "resnet": "gantune.models.resnet:resnet",
+        "r3gan": "gantune.models.r3gan:r3gan",
     },
     "loss": {
         "minimax": "gantune.losses:minimax",
@@ -32,17 +34,45 @@ BUILTIN: dict[str, dict[str, str]] = {
         "hinge": "gantune.losses:hinge",
         "wasserstein": "gantune.losses:wasserstein",
         "wgan_gp": "gantune.losses:wgan_gp",
+        "relativistic": "gantune.losses:relativistic",
+    },
+    "penalty": {
+        "none": "gantune.penalties:no_penalty",
+        "gradient_penalty": "gantune.penalties:GradientPenalty",
+        "dragan": "gantune.penalties:Dragan",
+        "r1": "gantune.penalties:R1",
+        "r2": "gantune.penalties:R2",
+        "r1_r2": "gantune.penalties:R1R2",
+    },
+    "regularizer": {
+        "none": "gantune.regularizers:no_regularizer",
+        "lecam": "gantune.regularizers:LeCam",
+        "consistency": "gantune.regularizers:Consistency",
+    },
+    "augmentation": {
+        "none": "gantune.augmentation:no_augmentation",
+        "diffaugment": "gantune.augmentation:DiffAugment",
+        "ada": "gantune.augmentation:Adaptive",
     },
     "optimizer": {
         "adam": "gantune.optimizers:adam",
+        "adamw": "gantune.optimizers:adamw",
         "rmsprop": "gantune.optimizers:rmsprop",
         "sgd": "gantune.optimizers:sgd",
+    },
+    "schedule": {
+        "constant": "gantune.schedules:constant",
+        "linear": "gantune.schedules:linear",
+        "cosine": "gantune.schedules:cosine",
     },
     "dataset": {
         "digits": "gantune.data.digits:digits",
         "mnist": "gantune.data.torchvision_sets:mnist",
         "fashion_mnist": "gantune.data.torchvision_sets:fashion_mnist",
         "cifar10": "gantune.data.torchvision_sets:cifar10",
+        "gaussians8": "gantune.data.points:gaussians8",
+        "gaussians25": "gantune.data.points:gaussians25",
+        "swiss_roll": "gantune.data.points:swiss_roll",
     },
 }
 
@@ -58,6 +88,7 @@ class Option:
     bounds: Bounds
     default: Any
     annotation: Any
+    works: str = ""
 
     @property
     def required(self) -> bool:
@@ -126,7 +157,7 @@ def options(factory: Factory) -> dict[str, Option]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = None if repr(parameter.default) == "<factory>" else parameter.default
             found[name] = _option(name, hints.get(name, str), default)
-            if not inspect.isclass(factory) and found[name].kind not in (int, float, str, bool):
+            if not is_dataclass(factory) and found[name].kind not in (int, float, str, bool):
                 raise PluginError(
                     f"option `{name}` of `{getattr(factory, '__name__', factory)}` is {found[name].annotation}; "
                     "an option is an int, float, str, bool or Literal"
@@ -137,12 +168,13 @@ def options(factory: Factory) -> dict[str, Option]:
 def _option(name: str, annotation: Any, default: Any) -> Option:
     if default is MISSING:
         default = inspect.Parameter.empty
-    inner, optional, bounds = annotation, False, Bounds()
+    inner, optional, bounds, works = annotation, False, Bounds(), ""
     while True:
         origin = typing.get_origin(inner)
         if origin is typing.Annotated:
             inner, *extras = typing.get_args(inner)
             bounds = next((extra for extra in extras if isinstance(extra, Bounds)), bounds)
+            works = next((extra.domain for extra in extras if isinstance(extra, Works)), works)
         elif origin in (typing.Union, types.UnionType) and type(None) in typing.get_args(inner):
             rest = [part for part in typing.get_args(inner) if part is not type(None)]
             inner, optional = rest[0], True
@@ -157,12 +189,14 @@ def _option(name: str, annotation: Any, default: Any) -> Option:
         bounds=bounds,
         default=default,
         annotation=annotation,
+        works=works,
     )
 
 
 def names(kind: str) -> list[str]:
     """The names known for a kind of component: built in, then those that installed packages register."""
-    return [*BUILTIN[kind], *sorted(point.name for point in metadata.entry_points(group=f"gantune.{kind}"))]
+    installed = {point.name for point in metadata.entry_points(group=f"gantune.{kind}")}
+    return [*BUILTIN[kind], *sorted(installed - set(BUILTIN[kind]))]
 
 
 def resolve(kind: str, name: str) -> Factory:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gantune import plugins
+from gantune.compatibility import conflict
 from gantune.config import (
     COMPONENTS,
-    NUMBERS,
+    VALUES,
     Asha,
     BudgetConfig,
     CollapseConfig,
@@ -150,29 +151,6 @@ def load_trial(path: Path | str, overrides: Sequence[str] = ()) -> TrialConfig:
     return space.draw(FixedDraw({}), seed=space.search.seed)
 
 
-def conflict(config: TrialConfig) -> str | None:
-    """Why the parts of a configuration do not go together, or None where they do."""
-    penalised = _in_force("loss", config.loss, "gp_weight") or 0
-    if penalised and _in_force("architecture", config.architecture, "norm_d") == "batch":
-        return (
-            f"architecture.{config.architecture.name}.norm_d: batch does not go with "
-            f"loss.{config.loss.name}.gp_weight: the penalty is per sample and batch norm mixes samples; "
-            "use norm_d: layer, spectral or none"
-        )
-    if penalised and _in_force("loss", config.loss, "clip"):
-        return f"loss.{config.loss.name}: gp_weight and clip both bound the critic; set one of them to 0"
-    return None
-
-
-def _in_force(kind: str, component: Component, name: str) -> Scalar:
-    """An option's value, or its default where the component leaves it out."""
-    given = component.option(name)
-    if given is not None:
-        return given
-    declared = plugins.options(plugins.resolve(kind, component.name)).get(name)
-    return None if declared is None or declared.required else declared.default
-
-
 def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     for key, child in root.entries.items():
         if key not in KNOWN:
@@ -242,13 +220,13 @@ def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[s
         problems.add(node.place, "expected a block of parameters", "architecture, loss, optimizer and lr_g are needed")
         return {}
     numbers = plugins.options(TrialConfig)
-    known = [*COMPONENTS, *NUMBERS]
+    known = [*COMPONENTS, *VALUES]
     found: dict[str, Domain] = {}
     for key, child in node.entries.items():
         domain: Domain | None = None
         if key in COMPONENTS:
             domain = read_branch(child, COMPONENTS[key], problems)
-        elif key in NUMBERS:
+        elif key in VALUES:
             domain = read_domain(child, numbers[key], problems)
         else:
             place = child.key or child.place
@@ -259,7 +237,7 @@ def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[s
     for key in ("architecture", "loss", "optimizer", "lr_g"):
         if whole and key not in node.entries:
             problems.add(node.key or node.place, f"`{key}` is missing", f"add {key}: ...")
-    for key in NUMBERS:
+    for key in VALUES:
         if whole and key not in node.entries and not numbers[key].required:
             found[key] = Constant(numbers[key].default)
     return found
@@ -321,10 +299,3 @@ def _check_baseline_value(
         problems.add(node.place, f"baseline's `{path}` is outside the space", f"the space has {domain}; {NO_BASELINE}")
     else:
         values[path] = fixed.value
-
-
-def check_trial(config: TrialConfig) -> None:
-    """Raise SpecError where the parts of a configuration do not go together."""
-    reason = conflict(config)
-    if reason:
-        raise SpecError(f"{reason}. Nothing was started.")

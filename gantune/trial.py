@@ -1,5 +1,6 @@
 """Train one configuration as a generator of Progress; whoever drives it decides when to stop."""
 
+import contextlib
 import json
 import math
 import os
@@ -12,15 +13,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gantune.audit import check_in_force
 from gantune.checkpoint import Kind, read_checkpoint, write_checkpoint
 from gantune.collapse import CollapseMonitor, Verdict
+from gantune.compatibility import check_trial
 from gantune.config import Constraint, TrialConfig, derive_seed
-from gantune.data.image_set import BatchSource, ImageSet
+from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import CheckpointError, GantuneError
 from gantune.metrics.reference import Reference
-from gantune.models.networks import ImageShape
-from gantune.space import check_trial
 from gantune.trainer import GANTrainer
+from gantune.world import ALONE, World
 from gantune.writing import trial_document
 
 LATEST = "latest.safetensors"
@@ -28,6 +30,7 @@ BEST = "best.safetensors"
 STEPS_BETWEEN_CHECKS = 32  # of finiteness; each check waits for the device once
 
 State = Literal["running", "finished", "collapsed"]
+STATES: tuple[State, ...] = ("running", "finished", "collapsed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +60,30 @@ class Progress:
 
 
 def train_trial(
-    config: TrialConfig, images: ImageSet, reference: Reference, folder: Path, device: torch.device
+    config: TrialConfig,
+    images: DataSet,
+    reference: Reference,
+    folder: Path,
+    device: torch.device,
+    world: World = ALONE,
 ) -> Iterator[Progress]:
     """Train to the end of the budget, the target or a verdict, yielding at each report.
 
     `folder` receives `latest` (everything, for continuing) and `best` (the averaged generator of the best report).
     Where it already holds a `latest`, its last report is yielded once more and training goes on from there, bit for
-    bit as if never interrupted (on a CPU). Raises SpecError for parts that do not go together, CheckpointError for a
-    damaged or foreign checkpoint, GantuneError where the device's memory is too small.
+    bit as if never interrupted (on a CPU). In a `world` of several processes all drive it alike, the first one measures
+    and writes, and the others' progress carries no scores.
+
+    Raises SpecError for parts that do not go together, CheckpointError for a damaged or foreign checkpoint, AuditError
+    where a rate is not the configuration's own, GantuneError where the device's memory is too small.
     """
     check_trial(config)
-    trial = _Trial(config, images, reference, folder, device)
+    trial = _Trial(config, images, reference, folder, device, world)
     progress = trial.restore()
+    check_in_force(trial.trainer)
     if progress is not None:
         yield progress
-    else:
+    elif world.leads:
         _make_room(folder)
     while progress is None or progress.state == "running":
         try:
@@ -106,41 +118,72 @@ class _Trial:
     """The moving parts of one trial between its reports."""
 
     def __init__(
-        self, config: TrialConfig, images: ImageSet, reference: Reference, folder: Path, device: torch.device
+        self,
+        config: TrialConfig,
+        images: DataSet,
+        reference: Reference,
+        folder: Path,
+        device: torch.device,
+        world: World,
     ) -> None:
         self.config = config
+        self.world = world
         self.reference = reference.to(device)
         self.folder = folder
         self.device = device
-        self.shape = ImageShape(images.channels, images.size)
-        self.trainer = GANTrainer(config, self.shape, device)
-        self.batches = BatchSource(images, device, derive_seed(config.seed, "data"))
+        self.trainer = GANTrainer(config, images.shape, device, world)
+        self.class_counts = images.class_counts if self.trainer.conditional else ()
+        self.batches = BatchSource(images, device, derive_seed(config.seed, *world.purpose("data")))
+        self.streams = _global_streams(derive_seed(config.seed, *world.purpose("global")), device)
         self.monitor = CollapseMonitor(config.collapse, config.samples)
         self.reports = 0
         self.seconds = 0.0
         self.best_score: float | None = None
         self.finite = True
 
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Torch's global streams are the trial's own while it trains: a user's network may draw, as dropout does."""
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
+            torch.set_rng_state(self.streams["rng.global"])
+            if on_gpu:
+                torch.cuda.set_rng_state(self.streams["rng.global_gpu"], self.device)
+            yield
+            self.streams["rng.global"] = torch.get_rng_state()
+            if on_gpu:
+                self.streams["rng.global_gpu"] = torch.cuda.get_rng_state(self.device)
+
     def train_to_next_report(self) -> None:
         """Train up to the next of the evenly spaced reports, or until a value is not finite."""
         started = time.monotonic()
         until = math.ceil(self.config.samples * (self.reports + 1) / self.config.objective.reports)
         steps = 0
-        while self.trainer.samples_seen < until:
-            self.trainer.step(self.batches.draw)
-            steps += 1
-            if steps % STEPS_BETWEEN_CHECKS == 0 and not self.trainer.finite():
-                break
+        with self._own_stream():
+            while self.trainer.samples_seen < until:
+                self.trainer.step(self.batches.draw)
+                steps += 1
+                if steps % STEPS_BETWEEN_CHECKS == 0 and not self.trainer.finite():
+                    break
         self.finite = self.trainer.finite()
         passed = self.trainer.samples_seen * self.config.objective.reports // self.config.samples
         self.reports = max(self.reports, min(passed, self.config.objective.reports) - 1)  # reports that one step passed
         self.seconds += time.monotonic() - started
 
     def report(self) -> Progress:
-        """Measure, judge, and write the checkpoints of this moment."""
-        objective = self.config.objective
+        """Measure, judge, and write the checkpoints of this moment; the leader does it for all."""
         self.reports += 1
-        signals = self.trainer.take_signals()
+        signals, streams = self.trainer.take_signals(), self._streams()
+        if self.world.leads:
+            progress = self._measure(signals, streams)
+            self.world.agree([STATES.index(progress.state)])
+            return progress
+        (state,) = self.world.agree([0])
+        seen = self.trainer.samples_seen
+        return Progress(samples_seen=seen, score=None, best_score=None, metrics={}, state=STATES[int(state)])
+
+    def _measure(self, signals: Mapping[str, float], streams: Mapping[str, Tensor]) -> Progress:
+        objective = self.config.objective
         metrics = self._evaluate(objective.samples.report) if self.finite else {}
         score = metrics.get(self.reference.fid_name, math.nan)
         verdict = self.monitor.observe(self.trainer.samples_seen, score, metrics, signals, self.finite)
@@ -166,11 +209,23 @@ class _Trial:
             state=state,
             seconds=self.seconds,
         )
-        self._write_latest(progress)
+        self._write_latest(progress, streams)
         return progress
 
+    def _streams(self) -> dict[str, Tensor]:
+        """The streams of randomness of all processes: the leader's under their names, the others' by rank."""
+        own = {**self.trainer.streams(), "rng.data": self.batches.generator.get_state(), **self.streams}
+        found = {}
+        for name, state in own.items():
+            for rank, held in enumerate(self.world.gather(state)):
+                found[_of_rank(rank, name)] = held
+        return found
+
     def _evaluate(self, count: int) -> dict[str, float]:
-        return self.reference.evaluate(self.trainer.ema_generator, self.trainer.z_dim, count, self.device)
+        trainer = self.trainer
+        return self.reference.evaluate(
+            trainer.ema_generator, trainer.z_dim, count, self.device, class_counts=self.class_counts
+        )
 
     def _evaluate_best(self) -> dict[str, float]:
         """The best weights once more, with the final count of samples."""
@@ -184,7 +239,8 @@ class _Trial:
     def _write_best(self, score: float, metrics: Mapping[str, float]) -> None:
         meta = {
             "config": trial_document(self.config),
-            "shape": [self.shape.channels, self.shape.size],
+            "dims": list(self.trainer.shape.dims),
+            "class_counts": list(self.class_counts),
             "z_dim": self.trainer.z_dim,
             "samples_seen": self.trainer.samples_seen,
             "score": score,
@@ -193,9 +249,10 @@ class _Trial:
         }
         write_checkpoint(self.folder / BEST, "generator", self.trainer.ema_generator.state_dict(), meta)
 
-    def _write_latest(self, progress: Progress) -> None:
-        tensors = {**self.trainer.state(), "rng.data": self.batches.generator.get_state()}
+    def _write_latest(self, progress: Progress, streams: Mapping[str, Tensor]) -> None:
+        tensors = {**self.trainer.state(), **streams}
         meta = {
+            "processes": self.world.size,
             "config": trial_document(self.config),
             "reference": self.reference.key,
             "reports": self.reports,
@@ -213,6 +270,8 @@ class _Trial:
             return self._continue(path)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}") from error
+        except TypeError as error:
+            raise CheckpointError(f"{path}: holds what does not belong there: {error}") from error
         except CheckpointError as error:
             if str(self.folder) in str(error):
                 raise
@@ -224,10 +283,13 @@ class _Trial:
             raise CheckpointError(f"{path}: belongs to another configuration; use another folder (--out)")
         if meta["reference"] != self.reference.key:
             raise CheckpointError(f"{path}: was scored against another reference, so its scores do not compare")
+        if meta["processes"] != self.world.size:
+            raise CheckpointError(f"{path}: was trained by {meta['processes']} processes, not by {self.world.size}")
         progress = Progress.from_dict(meta["progress"])
-        data_state: Tensor = tensors.pop("rng.data")
-        self.trainer.load_state(tensors)
-        self.batches.generator.set_state(data_state)
+        rank = self.world.rank
+        self.streams = {name: tensors[_of_rank(rank, name)] for name in self.streams}
+        self.batches.generator.set_state(tensors[_of_rank(rank, "rng.data")])
+        self.trainer.load_state({**tensors, **{name: tensors[_of_rank(rank, name)] for name in self.trainer.streams()}})
         self.monitor.load_state(meta["monitor"])
         self.reports = meta["reports"]
         self.seconds = progress.seconds
@@ -238,6 +300,18 @@ class _Trial:
         else:
             self.best_score = None  # its weights are gone, so it cannot win
         return progress
+
+
+def _global_streams(seed: int, device: torch.device) -> dict[str, Tensor]:
+    """The states that torch's global streams begin with."""
+    streams = {"rng.global": torch.Generator().manual_seed(seed).get_state()}
+    if device.type == "cuda":
+        streams["rng.global_gpu"] = torch.Generator(device).manual_seed(seed).get_state()
+    return streams
+
+
+def _of_rank(rank: int, name: str) -> str:
+    return f"rank{rank}.{name}" if rank else name
 
 
 def meets(constraints: tuple[Constraint, ...], metrics: Mapping[str, float]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gantune import plugins
-from gantune.config import COMPONENTS, NUMBERS, Asha, Scalar, TrialConfig
+from gantune.config import COMPONENTS, VALUES, Asha, Scalar, TrialConfig
 from gantune.domains import Branch, Choice, Constant, Domain
 
 
@@ -29,7 +29,7 @@ def trial_document(config: TrialConfig) -> dict[str, Any]:
         component = getattr(config, kind)
         if component is not None:
             space[kind] = {component.name: dict(component.options)}
-    space.update({name: getattr(config, name) for name in NUMBERS})
+    space.update({name: getattr(config, name) for name in VALUES})
     budget: dict[str, Any] = {"samples_per_trial": config.samples}
     if config.target is not None:
         budget["target"] = config.target

@@ -15,11 +15,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from gantune.config import DataConfig
-from gantune.data import image_set
+from gantune.data import data_set
 from gantune.data.cache import cache_directory
-from gantune.data.image_set import BatchSource, ImageSet, open_images, quantise, scale
+from gantune.data.data_set import BatchSource, DataSet, open_data, quantise, scale
 from gantune.data.source import Source
 from gantune.errors import DataError, GantuneError
+from gantune.models.networks import ImageShape, PointShape
 
 MNIST = Path(__file__).parents[1] / ".." / "shared" / "data" / "mnist-test.parquet"
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def write_parquet(path, column, labels=None, metadata=None, name="image"):
 
 
 def opened(path, **settings):
-    return open_images(DataConfig(dataset=str(path), **settings))
+    return open_data(DataConfig(dataset=str(path), **settings))
 
 
 def failure(path, **settings):
@@ -77,28 +78,28 @@ def failure(path, **settings):
 
 @pytest.mark.parametrize("size", [8, 16])
 def test_digits_are_1797_grey_squares_of_the_asked_size_with_ten_labels(size):
-    images = open_images(DataConfig(dataset="digits", size=size))
-    assert images.images.shape == (1797, 1, size, size)
-    assert images.images.dtype == np.uint8
-    assert images.images.min() == 0
-    assert images.images.max() == 255
+    images = open_data(DataConfig(dataset="digits", size=size))
+    assert images.examples.shape == (1797, 1, size, size)
+    assert images.examples.dtype == np.uint8
+    assert images.examples.min() == 0
+    assert images.examples.max() == 255
     assert images.labels.shape == (1797,)
     assert set(images.labels) == set(range(10))
     assert images.class_names == tuple("0123456789")
-    assert (images.channels, images.size) == (1, size)
+    assert images.shape == ImageShape(1, size, 10)
 
 
 def test_digits_at_their_own_size_are_the_scans_themselves():
-    images = open_images(DataConfig(dataset="digits"))
+    images = open_data(DataConfig(dataset="digits"))
     scans = load_digits()
-    assert np.array_equal(images.images[:, 0], np.rint(scans.images * 255 / 16))
+    assert np.array_equal(images.examples[:, 0], np.rint(scans.images * 255 / 16))
     assert np.array_equal(images.labels, scans.target)
 
 
 def test_channels_override_what_the_pictures_have():
-    images = open_images(DataConfig(dataset="digits", channels="rgb"))
-    assert images.images.shape == (1797, 3, 8, 8)
-    assert np.array_equal(images.images[:, 0], images.images[:, 2])
+    images = open_data(DataConfig(dataset="digits", channels="rgb"))
+    assert images.examples.shape == (1797, 3, 8, 8)
+    assert np.array_equal(images.examples[:, 0], images.examples[:, 2])
 
 
 # The cache
@@ -111,15 +112,15 @@ def test_second_open_decodes_nothing_and_gives_the_same(monkeypatch, tmp_path):
     def unreachable(*anything):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(image_set, "_fit", unreachable)
+    monkeypatch.setattr(data_set, "_fit", unreachable)
     second = opened(folder)
     assert second.key == first.key
-    assert np.array_equal(second.images, first.images)
+    assert np.array_equal(second.examples, first.examples)
 
 
 def test_different_forms_of_one_source_do_not_share_a_copy():
     keys = {
-        open_images(DataConfig(dataset="digits", size=size, channels=channels)).key
+        open_data(DataConfig(dataset="digits", size=size, channels=channels)).key
         for size in (8, 16)
         for channels in ("auto", "rgb")
     }
@@ -153,7 +154,7 @@ def test_an_added_file_changes_the_key(tmp_path):
     (folder / "more.png").write_bytes(encoded(noise(99)))
     after = opened(folder)
     assert after.key != before
-    assert len(after.images) == 65
+    assert len(after.examples) == 65
 
 
 def test_a_failed_decode_leaves_no_copy_and_a_mended_file_is_read(tmp_path, cache):
@@ -166,7 +167,7 @@ def test_a_failed_decode_leaves_no_copy_and_a_mended_file_is_read(tmp_path, cach
     assert "mend or remove it" in text
     assert not [path for path in (cache / "images").iterdir() if path.is_dir()]
     bad.write_bytes(whole)
-    assert np.array_equal(opened(folder).images[63, 0], noise(63))
+    assert np.array_equal(opened(folder).examples[63, 0], noise(63))
 
 
 attempts = []
@@ -188,7 +189,7 @@ def test_a_source_that_broke_off_is_decoded_anew_under_the_same_key(cache):
     name = f"{__name__}:fails_once"
     assert "broke off" in failure(name)
     assert not [path for path in (cache / "images").iterdir() if path.is_dir()]
-    assert np.array_equal(opened(name).images[63, 0], noise(63))
+    assert np.array_equal(opened(name).examples[63, 0], noise(63))
     opened(name)
     assert len(attempts) == 2
 
@@ -210,7 +211,7 @@ def test_workers_that_open_together_decode_once():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(opened, [f"{__name__}:counted"] * 4))
     assert len(decodes) == 1
-    assert all(np.array_equal(images.images, found[0].images) for images in found)
+    assert all(np.array_equal(images.examples, found[0].examples) for images in found)
 
 
 def gives_fewer(config):
@@ -272,9 +273,9 @@ def test_pictures_of_any_mode_and_size_become_one_form(tmp_path, channels, expec
         picture.save(folder / name)
     (folder / "notes.txt").write_text("not an image")
     images = opened(folder, size=12, channels=channels)
-    assert images.images.shape == (66, expected, 12, 12)
+    assert images.examples.shape == (66, expected, 12, 12)
     assert images.labels is None
-    assert all(picture.std() > 5 for picture in images.images)  # none came out blank
+    assert all(picture.std() > 5 for picture in images.examples)  # none came out blank
 
 
 def test_a_picture_that_fits_is_kept_to_the_last_bit(tmp_path):
@@ -286,7 +287,7 @@ def test_a_picture_that_fits_is_kept_to_the_last_bit(tmp_path):
     palette.save(folder / "101.png")
     Image.fromarray(alpha).save(folder / "102.png")
     Image.fromarray(noise(2)).convert("1").save(folder / "103.png")
-    found = opened(folder, channels="rgb").images.transpose(0, 2, 3, 1)
+    found = opened(folder, channels="rgb").examples.transpose(0, 2, 3, 1)
     assert np.array_equal(found[5], np.repeat(noise(5)[:, :, None], 3, axis=2))
     assert np.array_equal(found[60], colour)
     assert np.array_equal(found[61], np.asarray(palette.convert("RGB")))
@@ -300,7 +301,7 @@ def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path, name, order):
     deep = np.random.default_rng(0).integers(0, 65536, (16, 16), dtype=np.uint16)
     mode = "I;16" if order == "<" else "I;16B"
     Image.frombytes(mode, (16, 16), deep.astype(f"{order}u2").tobytes()).save(folder / name)
-    assert np.array_equal(opened(folder).images[-1, 0], deep >> 8)
+    assert np.array_equal(opened(folder).examples[-1, 0], deep >> 8)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -315,19 +316,19 @@ def test_a_picture_of_a_rare_mode_becomes_grey_or_colour(tmp_path, mode, colour,
         Image.open(folder / "!.tif").load()
     except OSError:
         pytest.skip(f"this Pillow cannot read back the {mode} TIFF that it wrote")
-    assert opened(folder).channels == colour
+    assert opened(folder).shape.channels == colour
     (folder / "!.tif").unlink()
     picture.save(folder / "999.tif")
-    found = opened(folder, channels="grey" if channels == 1 else "rgb").images[-1]
+    found = opened(folder, channels="grey" if channels == 1 else "rgb").examples[-1]
     assert found.shape == (channels, 16, 16)
     assert found.std() > 5
 
 
 def test_first_picture_decides_grey_or_colour(tmp_path):
     folder = write_folder(tmp_path / "pictures")
-    assert opened(folder).channels == 1
+    assert opened(folder).shape.channels == 1
     (folder / "000.png").write_bytes(encoded(noise(0, channels=3)))
-    assert opened(folder).channels == 3
+    assert opened(folder).shape.channels == 3
 
 
 def test_a_wide_picture_is_cropped_at_its_centre(tmp_path):
@@ -335,7 +336,7 @@ def test_a_wide_picture_is_cropped_at_its_centre(tmp_path):
     wide = np.zeros((16, 48), np.uint8)
     wide[:, 16:32] = 200
     Image.fromarray(wide).save(folder / "999.png")
-    assert (opened(folder).images[-1] == 200).all()
+    assert (opened(folder).examples[-1] == 200).all()
 
 
 def test_sub_folders_are_the_labels_in_the_order_of_their_names(tmp_path):
@@ -365,7 +366,7 @@ def test_there_are_no_labels_where_images_lie_at_the_top_or_in_one_sub_folder(tm
 def test_parquet_of_the_hugging_face_layout_gives_its_pictures_and_labels(tmp_path):
     pictures = [noise(index) for index in range(70)]
     images = opened(write_parquet(tmp_path / "a.parquet", cells(pictures), [index % 3 for index in range(70)]))
-    assert np.array_equal(images.images[:, 0], pictures)
+    assert np.array_equal(images.examples[:, 0], pictures)
     assert np.array_equal(images.labels, np.arange(70) % 3)
     assert images.name == "a.parquet"
 
@@ -373,7 +374,7 @@ def test_parquet_of_the_hugging_face_layout_gives_its_pictures_and_labels(tmp_pa
 def test_parquet_with_a_plain_binary_column_of_another_name(tmp_path):
     column = [encoded(noise(index)) for index in range(64)]
     images = opened(write_parquet(tmp_path / "a.parquet", column, name="scan"), image_column="scan")
-    assert np.array_equal(images.images[63, 0], noise(63))
+    assert np.array_equal(images.examples[63, 0], noise(63))
     assert images.labels is None
 
 
@@ -383,7 +384,7 @@ def test_the_order_of_columns_in_the_file_does_not_matter(tmp_path):
     pq.write_table(pa.table({"label": [index % 5 for index in range(64)], "note": ["x"] * 64, "image": column}), path)
     images = opened(path)
     assert np.array_equal(images.labels, np.arange(64) % 5)
-    assert np.array_equal(images.images[9, 0], noise(9))
+    assert np.array_equal(images.examples[9, 0], noise(9))
 
 
 def test_a_cell_without_bytes_is_read_from_its_path_beside_the_file(tmp_path):
@@ -391,7 +392,7 @@ def test_a_cell_without_bytes_is_read_from_its_path_beside_the_file(tmp_path):
     column = [{"bytes": None, "path": f"pictures/{index:03d}.png"} for index in range(64)]
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = opened(write_parquet(tmp_path / "a.parquet", pa.array(column, struct)))
-    assert np.array_equal(images.images[63, 0], noise(63))
+    assert np.array_equal(images.examples[63, 0], noise(63))
 
 
 def test_shards_in_a_folder_are_one_set_in_the_order_of_their_names(tmp_path):
@@ -399,7 +400,7 @@ def test_shards_in_a_folder_are_one_set_in_the_order_of_their_names(tmp_path):
         pictures = cells(noise(index + 40 * shard) for index in range(40))
         write_parquet(tmp_path / "set" / f"train-{shard}.parquet", pictures, [shard] * 40)
     images = opened(tmp_path / "set")
-    assert np.array_equal(images.images[:, 0], [noise(index) for index in range(80)])
+    assert np.array_equal(images.examples[:, 0], [noise(index) for index in range(80)])
     assert images.labels.tolist() == [0] * 40 + [1] * 40
 
 
@@ -527,8 +528,8 @@ def test_pictures_that_are_not_square_or_not_8_to_128_need_a_size(tmp_path, widt
     assert f"{width}x{height}" in text
     assert "set data.size" in text
     images = opened(folder, size=16)
-    assert images.images.shape == (64, 1, 16, 16)
-    assert images.images[7].min() == images.images[7].max() == 7
+    assert images.examples.shape == (64, 1, 16, 16)
+    assert images.examples[7].min() == images.examples[7].max() == 7
 
 
 def test_a_path_that_is_not_there_names_the_setting(tmp_path):
@@ -579,8 +580,8 @@ def test_a_downloaded_set_gives_pictures_labels_and_names(monkeypatch):
             return Image.fromarray(noise(index, 28)), index % 2
 
     monkeypatch.setattr("torchvision.datasets.MNIST", Downloaded)
-    images = open_images(DataConfig(dataset="mnist"))
-    assert np.array_equal(images.images[:, 0], [noise(index, 28) for index in range(80)])
+    images = open_data(DataConfig(dataset="mnist"))
+    assert np.array_equal(images.examples[:, 0], [noise(index, 28) for index in range(80)])
     assert images.labels.tolist() == [0, 1] * 40
     assert images.class_names == ("zero", "one")
 
@@ -589,50 +590,81 @@ def test_local_mnist_is_read_at_28x28():
     if not MNIST.is_file():
         pytest.skip("MNIST is not there: put it as Parquet at ../shared/data/mnist-test.parquet")
     images = opened(MNIST.resolve())
-    assert images.images.shape == (10_000, 1, 28, 28)
+    assert images.examples.shape == (10_000, 1, 28, 28)
     assert set(images.labels) == set(range(10))
     assert len(images.class_names) == 10
-    assert 30 < images.images.mean() < 37  # MNIST's known mean is 0.13 of 255
+    assert 30 < images.examples.mean() < 37  # MNIST's known mean is 0.13 of 255
 
 
 # Batches
 
 
-def image_set_of(count=300, channels=1):
+def image_set_of(count=300, channels=1, labels=None):
     images = np.random.default_rng(0).integers(0, 256, (count, channels, 8, 8), dtype=np.uint8)
-    return ImageSet(name="noise", key="0", images=images, labels=None, class_names=())
+    return DataSet(name="noise", key="0", examples=images, labels=labels, class_names=())
+
+
+def point_set_of(count=300, coordinates=2, labels=None):
+    points = np.random.default_rng(0).standard_normal((count, coordinates)).astype(np.float32)
+    return DataSet(name="cloud", key="1", examples=points, labels=labels, class_names=())
 
 
 def test_streamed_and_resident_batches_are_the_same_for_one_seed(monkeypatch):
-    images = open_images(DataConfig(dataset="digits"))
+    images = open_data(DataConfig(dataset="digits"))
     resident = BatchSource(images, CPU, seed=5)
-    monkeypatch.setattr(image_set, "RESIDENT_SHARE", 0)
+    monkeypatch.setattr(data_set, "RESIDENT_SHARE", 0)
     streaming = BatchSource(images, CPU, seed=5)
     assert resident.resident
     assert not streaming.resident
     for count in (1, 32, 64):
-        assert torch.equal(resident.draw(count), streaming.draw(count))
+        held, streamed = resident.draw(count), streaming.draw(count)
+        assert torch.equal(held.samples, streamed.samples)
+        assert torch.equal(held.labels, streamed.labels)
 
 
 @pytest.mark.parametrize("share", [0.25, 0])
 def test_batches_are_pictures_of_the_set_in_minus_one_to_one(monkeypatch, share):
-    monkeypatch.setattr(image_set, "RESIDENT_SHARE", share)
+    monkeypatch.setattr(data_set, "RESIDENT_SHARE", share)
     images = image_set_of(channels=3)
-    batch = BatchSource(images, CPU, seed=1).draw(200)
-    assert batch.shape == (200, 3, 8, 8)
-    assert batch.dtype == torch.float32
-    assert batch.min() == -1
-    assert batch.max() == 1
-    known = {picture.tobytes() for picture in images.images}
-    assert all(picture.numpy().tobytes() in known for picture in quantise(batch))
+    samples, labels = BatchSource(images, CPU, seed=1).draw(200)
+    assert labels is None
+    assert samples.shape == (200, 3, 8, 8)
+    assert samples.dtype == torch.float32
+    assert samples.min() == -1
+    assert samples.max() == 1
+    known = {picture.tobytes() for picture in images.examples}
+    assert all(picture.numpy().tobytes() in known for picture in quantise(samples))
+
+
+@pytest.mark.parametrize("share", [0.25, 0])
+@pytest.mark.parametrize("kind", [image_set_of, point_set_of])
+def test_every_sample_of_a_batch_comes_with_its_own_label(monkeypatch, kind, share):
+    monkeypatch.setattr(data_set, "RESIDENT_SHARE", share)
+    data = kind(labels=np.arange(300, dtype=np.int64))
+    samples, labels = BatchSource(data, CPU, seed=1).draw(200)
+    assert labels.dtype == torch.int64
+    assert len(set(labels.tolist())) > 100
+    assert np.array_equal(quantise(samples).numpy(), data.examples[labels.numpy()])
+
+
+@pytest.mark.parametrize("share", [0.25, 0])
+def test_points_are_drawn_as_they_are(monkeypatch, share):
+    monkeypatch.setattr(data_set, "RESIDENT_SHARE", share)
+    points = point_set_of(coordinates=3)
+    samples, labels = BatchSource(points, CPU, seed=1).draw(200)
+    assert labels is None
+    assert (samples.shape, samples.dtype) == ((200, 3), torch.float32)
+    known = {point.tobytes() for point in points.examples}
+    assert all(point.numpy().tobytes() in known for point in samples)
 
 
 def test_every_picture_is_drawn_and_seeds_differ():
     images = image_set_of()
     source = BatchSource(images, CPU, seed=1)
-    drawn = {picture.numpy().tobytes() for _ in range(40) for picture in quantise(source.draw(64))}
+    drawn = {picture.numpy().tobytes() for _ in range(40) for picture in quantise(source.draw(64).samples)}
     assert len(drawn) == 300
-    assert not torch.equal(BatchSource(images, CPU, seed=1).draw(64), BatchSource(images, CPU, seed=2).draw(64))
+    one, two = (BatchSource(images, CPU, seed=seed).draw(64).samples for seed in (1, 2))
+    assert not torch.equal(one, two)
 
 
 def test_batches_go_on_from_a_kept_state():
@@ -640,10 +672,10 @@ def test_batches_go_on_from_a_kept_state():
     source = BatchSource(images, CPU, seed=1)
     source.draw(10)
     state = source.generator.get_state()
-    expected = source.draw(32)
+    expected = source.draw(32).samples
     other = BatchSource(images, CPU, seed=99)
     other.generator.set_state(state)
-    assert torch.equal(other.draw(32), expected)
+    assert torch.equal(other.draw(32).samples, expected)
 
 
 def test_drawing_does_not_touch_the_global_stream():
@@ -653,9 +685,19 @@ def test_drawing_does_not_touch_the_global_stream():
 
 
 def test_quantise_undoes_scale_for_every_value_and_clamps_what_lies_outside():
-    values = torch.arange(256, dtype=torch.uint8)
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     assert torch.equal(quantise(scale(values)), values)
-    assert quantise(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+    assert quantise(torch.tensor([-3.0, 3.0]).reshape(2, 1, 1, 1)).flatten().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(("labels", "counts"), [(None, ()), ([0, 0, 1, 0], (3, 1)), ([2, 2, 0, 2], (1, 0, 3))], ids=str)
+def test_a_set_knows_its_shape_and_how_many_examples_each_class_has(labels, counts):
+    labels = None if labels is None else np.array(labels, np.int64)
+    pictures = image_set_of(count=4, channels=3, labels=labels)
+    points = point_set_of(count=4, coordinates=5, labels=labels)
+    assert pictures.class_counts == points.class_counts == counts
+    assert pictures.shape == ImageShape(3, 8, len(counts))
+    assert points.shape == PointShape(5, len(counts))
 
 
 def test_data_errors_are_errors_a_user_can_act_on():

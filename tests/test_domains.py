@@ -272,11 +272,11 @@ def test_every_bad_choice_is_told():
     ("text", "names"),
     [
         ("hinge", ["hinge"]),
-        ("{hinge: {r1: 0.1}}", ["hinge"]),
+        ("{hinge: {d_steps: 2}}", ["hinge"]),
         ("{hinge: }", ["hinge"]),
         ("[hinge, minimax]", ["hinge", "minimax"]),
         ("{choose: [hinge, minimax]}", ["hinge", "minimax"]),
-        ("{choose: {minimax: {}, hinge: {r1: 0.1}}}", ["minimax", "hinge"]),
+        ("{choose: {minimax: {}, hinge: {d_steps: 2}}}", ["minimax", "hinge"]),
         ("{choose: {hinge: {}}}", ["hinge"]),
     ],
 )
@@ -303,12 +303,12 @@ def test_option_that_is_not_given_is_a_constant_at_its_default():
         ("hing", 7, "unknown loss `hing`"),
         ("[minimax, hing]", 17, "unknown loss `hing`"),
         ("{choose: {minimax: {}, hing: {}}}", 30, "unknown loss `hing`"),
-        ("[hinge, {minimax: {r1: 1}}]", 15, "options need `choose:`"),
+        ("[hinge, {minimax: {d_steps: 1}}]", 15, "options need `choose:`"),
         ("[hinge, 7]", 15, "expected the name of a known loss"),
         ("{hinge: 7}", 15, "expected the options of loss `hinge`"),
-        ("{hinge: {r2: 1}}", 16, "unknown parameter `r2` in loss.hinge"),
-        ("{wgan_gp: {r1: 1}}", 18, "unknown parameter `r1` in loss.wgan_gp"),
-        ("{hinge: {r1: {a: 1}}}", 20, "`r1` is not a component"),
+        ("{hinge: {clip: 1}}", 16, "unknown parameter `clip` in loss.hinge"),
+        ("{wgan_gp: {clip: 1}}", 18, "unknown parameter `clip` in loss.wgan_gp"),
+        ("{hinge: {d_steps: {a: 1}}}", 25, "`d_steps` is not a component"),
     ],
 )
 def test_bad_branch_is_refused_where_it_stands(text, column, reason):
@@ -402,14 +402,14 @@ def test_branch_is_listed_before_its_own_parameters_and_constants_not_at_all():
     parameters = {
         "x": number,
         "fixed": Constant(1),
-        "loss": Branch({"hinge": {"r1": number, "k": Constant(1)}, "wgan": {"gp": choice}}),
+        "loss": Branch({"hinge": {"margin": number, "k": Constant(1)}, "wgan": {"gp": choice}}),
         "alone": Branch({"only": {"y": choice}}),
     }
 
     assert list(searched(parameters)) == [
         ("x", number),
         ("loss", parameters["loss"]),
-        ("loss.hinge.r1", number),
+        ("loss.hinge.margin", number),
         ("loss.wgan.gp", choice),
         ("alone.only.y", choice),
     ]

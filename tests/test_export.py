@@ -1,11 +1,14 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from gantune.building import build_networks
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.config import (
     CollapseConfig,
@@ -17,12 +20,11 @@ from gantune.config import (
     TrialConfig,
 )
 from gantune.errors import CheckpointError, GantuneError
-from gantune.export import GRID, WEIGHTS, export, load_generator
+from gantune.export import GRID, WEIGHTS, Generator, export, load_generator
 from gantune.metrics.reference import sample
-from gantune.models.networks import ImageShape
-from gantune.report.pictures import GAP, TARGET_WIDTH, grid, save_files, save_grid
+from gantune.models.networks import ImageShape, PointShape
+from gantune.report.pictures import GAP, POINTS, REACH, TARGET_WIDTH, cloud, grid, save_files, save_samples
 from gantune.space import load_trial
-from gantune.trainer import build_networks
 from gantune.writing import dump, trial_document
 
 CONFIG = TrialConfig(
@@ -37,7 +39,8 @@ CONFIG = TrialConfig(
     target=1.5,
     seed=2**61 + 7,
     architecture=Component(name="dcgan", options=(("norm_d", "none"), ("norm_g", "batch"), ("width", 4), ("z_dim", 8))),
-    loss=Component(name="non_saturating", options=(("r1", 0.1),)),
+    loss=Component(name="non_saturating", options=(("label_smoothing", 0.1),)),
+    penalty=Component(name="r1", options=(("every", 4), ("weight", 0.3))),
     optimizer=Component(name="adam", options=(("beta1", 0.1 + 0.2), ("beta2", 0.999))),
     optimizer_d=Component(name="sgd", options=(("momentum", 0.0),)),
     lr_g=1.234567890123456e-5,
@@ -45,23 +48,29 @@ CONFIG = TrialConfig(
     batch_size=48,
     ema_halflife_samples=0,
 )
+GREY, COLOUR, PLANE = ImageShape(1, 16), ImageShape(3, 16), PointShape(2)
 MLP = Component(name="mlp", options=(("depth", 2), ("hidden", 16), ("z_dim", 6)))
 
 
-def write_best(path, config=CONFIG, channels=1):
+def told_classes(architecture):
+    return replace(architecture, options=(("conditional", True), *architecture.options))
+
+
+def write_best(path, config=CONFIG, shape=GREY, class_counts=()):
     """A checkpoint of a generator whose weights and running statistics are not those of a fresh one."""
-    shape = ImageShape(channels, 16)
     networks = build_networks(config.architecture, shape, seed=5)
     generator = networks.generator.train()
     stream = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in generator.parameters():
             weight.add_(torch.randn(weight.shape, generator=stream), alpha=0.1)
+        labels = (torch.arange(16) % len(class_counts),) if networks.conditional else ()
         for _ in range(3):
-            generator(torch.randn(16, networks.z_dim, generator=stream))
+            generator(torch.randn(16, networks.z_dim, generator=stream), *labels)
     meta = {
         "config": trial_document(config),
-        "shape": [channels, 16],
+        "dims": list(shape.dims),
+        "class_counts": list(class_counts),
         "z_dim": networks.z_dim,
         "samples_seen": 5000,
         "score": 3.25,
@@ -86,17 +95,29 @@ def test_an_export_holds_weights_configuration_and_a_picture_and_nothing_else(be
     assert names == ["config.yaml", "generator.safetensors", "samples.png"]
 
 
-@pytest.mark.parametrize("architecture", [CONFIG.architecture, MLP], ids=["dcgan", "mlp"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_export_draws_what_its_checkpoint_draws_bit_for_bit(tmp_path, architecture, channels):
+@pytest.mark.parametrize(
+    ("architecture", "shape", "class_counts"),
+    [
+        (CONFIG.architecture, GREY, ()),
+        (CONFIG.architecture, COLOUR, ()),
+        (MLP, GREY, ()),
+        (MLP, COLOUR, ()),
+        (MLP, PLANE, ()),
+        (told_classes(CONFIG.architecture), replace(COLOUR, classes=3), (30, 20, 10)),
+        (told_classes(MLP), replace(PLANE, classes=3), (30, 20, 10)),
+    ],
+    ids=["dcgan-1", "dcgan-3", "mlp-1", "mlp-3", "mlp-points", "dcgan-classes", "mlp-points-classes"],
+)
+def test_an_export_draws_what_its_checkpoint_draws_bit_for_bit(tmp_path, architecture, shape, class_counts):
     config = replace(CONFIG, architecture=architecture)
-    path, generator = write_best(tmp_path / "best.safetensors", config, channels)
+    path, generator = write_best(tmp_path / "best.safetensors", config, shape, class_counts)
     export(path, tmp_path / "winner")
     expected = load_generator(path).draw(70, seed=3)
-    assert expected.shape == (70, channels, 16, 16)
-    assert expected.dtype == np.uint8
-    assert expected.std() > 1
-    trained = sample(generator, load_generator(path).z_dim, 70, torch.device("cpu"), seed=3)
+    assert expected.shape == (70, *shape.dims)
+    assert expected.dtype == (np.float32 if shape.dims == (2,) else np.uint8)
+    assert expected.std() > (0.01 if shape.dims == (2,) else 1)
+    z_dim = load_generator(path).z_dim
+    trained = sample(generator, z_dim, 70, torch.device("cpu"), seed=3, class_counts=class_counts)
     assert np.array_equal(trained.numpy(), expected)
     for where in (tmp_path / "winner", tmp_path / "winner" / WEIGHTS):
         assert np.array_equal(load_generator(where).draw(70, seed=3), expected)
@@ -126,14 +147,22 @@ def test_the_picture_of_an_export_is_the_grid_of_its_first_samples(best, tmp_pat
         assert np.array_equal(np.asarray(picture), np.asarray(grid(drawn)))
 
 
+def test_the_picture_of_points_is_the_cloud_of_many_samples(tmp_path):
+    path, _ = write_best(tmp_path / "best.safetensors", replace(CONFIG, architecture=MLP), PLANE)
+    export(path, tmp_path / "winner")
+    drawn = load_generator(tmp_path / "winner").draw(POINTS)
+    with Image.open(tmp_path / "winner" / "samples.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(cloud(drawn)))
+
+
 def test_an_export_keeps_what_the_checkpoint_says_of_itself(best, tmp_path):
     export(best, tmp_path / "winner")
     assert read_checkpoint(tmp_path / "winner" / WEIGHTS, "generator")[1] == read_checkpoint(best, "generator")[1]
 
 
 def test_exporting_again_replaces_the_export(tmp_path):
-    for channels in (1, 3):
-        path, _ = write_best(tmp_path / "best.safetensors", channels=channels)
+    for shape in (GREY, COLOUR):
+        path, _ = write_best(tmp_path / "best.safetensors", shape=shape)
         export(path, tmp_path / "winner")
     assert load_generator(tmp_path / "winner").draw(1).shape == (1, 3, 16, 16)
     with Image.open(tmp_path / "winner" / "samples.png") as picture:
@@ -164,6 +193,30 @@ def test_drawing_depends_on_the_seed_alone(best):
     assert not np.array_equal(generator.draw(20, seed=5), first)
 
 
+class Painter(nn.Module):
+    """A conditional generator that paints its label over the picture, in steps of ten."""
+
+    def forward(self, latents, labels):
+        assert labels.dtype == torch.int64
+        return ((10.0 * labels) / 127.5 - 1).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+
+
+def test_a_conditional_generator_draws_classes_in_the_real_datas_proportions():
+    counts = (600, 0, 300, 100)
+    drawn = Generator(Painter(), 4, counts, {"dims": [1, 8, 8]}).draw(4000)
+    found = np.bincount(drawn[:, 0, 0, 0] // 10, minlength=4) / 4000
+    assert found[1] == 0
+    assert found == pytest.approx(np.array(counts) / 1000, abs=0.03)  # four deviations
+
+
+def test_the_classes_a_seed_draws_depend_on_it_alone():
+    generator = Generator(Painter(), 4, (1, 1, 1), {"dims": [1, 8, 8]})
+    first = generator.draw(1100, seed=1)
+    torch.manual_seed(8)
+    assert np.array_equal(generator.draw(1100, seed=1), first)
+    assert not np.array_equal(generator.draw(1100, seed=2), first)
+
+
 def test_a_generator_that_draws_nothing_finite_is_refused(tmp_path):
     path, generator = write_best(tmp_path / "best.safetensors")
     _, meta = read_checkpoint(path, "generator")
@@ -186,7 +239,7 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
     assert f"{path}: its weights do not fit its configuration" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["config", "shape", "z_dim"])
+@pytest.mark.parametrize("key", ["config", "dims", "class_counts", "z_dim"])
 def test_a_checkpoint_that_lacks_what_drawing_needs_is_refused_by_name(tmp_path, key):
     path, generator = write_best(tmp_path / "best.safetensors")
     _, meta = read_checkpoint(path, "generator")
@@ -251,16 +304,65 @@ def test_pictures_are_saved_to_the_last_bit(tmp_path, channels):
     for path, expected in zip(files, pixels, strict=True):
         with Image.open(path) as picture:
             assert np.array_equal(np.asarray(picture).reshape(8, 8, channels).transpose(2, 0, 1), expected)
-    save_grid(pixels, tmp_path / "deeper" / "grid.png")
+    save_samples(pixels, tmp_path / "deeper" / "grid.png")
     with Image.open(tmp_path / "deeper" / "grid.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(grid(pixels)))
 
 
-@pytest.mark.parametrize("save", [save_grid, save_files])
-def test_pictures_that_cannot_be_written_say_where(tmp_path, save):
+# Clouds
+
+
+def ink(points):
+    """How dark a cloud is at each of its dots, 0 for white; dots are two pixels wide."""
+    pixels = 255 - np.asarray(cloud(np.array(points, np.float32).reshape(len(points), -1))).astype(int)
+    assert pixels.shape == (TARGET_WIDTH, TARGET_WIDTH)
+    dots = pixels.reshape(TARGET_WIDTH // 2, 2, TARGET_WIDTH // 2, 2)
+    assert (dots == dots[:, :1, :, :1]).all()
+    return dots[:, 0, :, 0]
+
+
+@pytest.mark.parametrize("point", [(0.01, 0.01), (1.01, 2.01), (-1.01, 2.01), (-2.99, -2.99), (2.99, -1.01)])
+def test_a_point_stands_at_its_place_with_the_second_coordinate_upwards(point):
+    ((row, column),) = np.argwhere(ink([point]))
+    dot = 2 * REACH / (TARGET_WIDTH // 2)
+    assert abs((column + 0.5) * dot - REACH - point[0]) <= dot / 2 + 1e-6
+    assert abs(REACH - (row + 0.5) * dot - point[1]) <= dot / 2 + 1e-6
+
+
+def test_a_cloud_is_darker_where_it_is_denser():
+    darkness = [ink([(0.01, 0.01)] * count).max() for count in (1, 2, 3, 4)]
+    assert darkness[0] > 0
+    assert all(one < two for one, two in pairwise(darkness))
+    assert darkness[-1] == 255
+
+
+def test_points_beyond_the_frame_and_further_coordinates_leave_no_trace():
+    inside = [(0.5, -0.5, 0.0)]
+    far = [(REACH + 0.01, 0.0, 0.0), (0.0, -1e9, 0.0), (-50.0, 50.0, 0.0)]
+    assert np.array_equal(ink(inside + far), ink(inside))
+    assert np.array_equal(ink([(0.5, -0.5, 77.0)]), ink([(0.5, -0.5)]))
+
+
+def test_points_are_saved_as_a_cloud_and_to_the_last_bit(tmp_path):
+    points = np.random.default_rng(0).standard_normal((300, 2)).astype(np.float32)
+    save_samples(points, tmp_path / "deeper" / "cloud.png")
+    with Image.open(tmp_path / "deeper" / "cloud.png") as picture:
+        assert picture.format == "PNG"
+        assert np.array_equal(np.asarray(picture), np.asarray(cloud(points)))
+    save_files(points, tmp_path / "files")
+    (path,) = (tmp_path / "files").iterdir()
+    assert path.name == "points.npy"
+    found = np.load(path, allow_pickle=False)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, points)
+
+
+@pytest.mark.parametrize("save", [save_samples, save_files])
+@pytest.mark.parametrize("samples", [pictures(4, 1), np.zeros((4, 2), np.float32)], ids=["pictures", "points"])
+def test_samples_that_cannot_be_written_say_where(tmp_path, save, samples):
     (tmp_path / "file").write_text("in the way")
     where = tmp_path / "file" / "samples.png"
     with pytest.raises(GantuneError) as caught:
-        save(pictures(4, 1), where)
+        save(samples, where)
     assert str(where) in str(caught.value)
     assert "cannot be written" in str(caught.value)

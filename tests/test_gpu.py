@@ -2,34 +2,48 @@ import pytest
 import torch
 
 from gantune.config import Component
-from gantune.data.image_set import BatchSource, open_images
+from gantune.data.data_set import BatchSource, open_data
 from gantune.domains import FixedDraw
 from gantune.metrics.reference import load_reference, prepare_reference
 from gantune.space import load_space
 from gantune.trial import train_trial
 
+ARCHITECTURES = [
+    "dcgan: {norm_d: layer}",
+    "mlp: {hidden: 64}",
+    "resnet: {width_g: 16, width_d: 16, conditional: true}",
+    "r3gan: {width: 16}",
+]
 SPACE = """
 version: 1
 data: {dataset: digits, size: 8}
 objective: {samples: {report: 200, final: 200}, reports: 3}
 budget: {samples_per_trial: 3000}
-space: {architecture: dcgan, loss: {wgan_gp: {d_steps: 2}}, optimizer: adam, lr_g: 1e-3, batch_size: 32}
+space:
+  architecture: {ARCHITECTURE}
+  regularizer: lecam
+  augmentation: ada
+  loss: {wgan_gp: {d_steps: 2}}
+  optimizer: adam
+  lr_g: 1e-3
+  batch_size: 32
 """
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
 
 @needs_gpu
-def test_a_trial_trains_and_continues_on_a_gpu(tmp_path):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_trial_trains_and_continues_on_a_gpu(tmp_path, architecture):
     path = tmp_path / "space.yaml"
-    path.write_text(SPACE)
+    path.write_text(SPACE.replace("ARCHITECTURE", architecture))
     space = load_space(path)
     config = space.draw(FixedDraw({}), seed=1)
     assert config.loss == Component(name="wgan_gp", options=(("d_steps", 2), ("gp_weight", 10.0)))
-    images = open_images(space.data)
+    images = open_data(space.data)
     reference = load_reference(prepare_reference(images))
     device = torch.device("cuda")
-    assert BatchSource(images, device, 0).draw(4).device.type == "cuda"
+    assert BatchSource(images, device, 0).draw(4).samples.device.type == "cuda"
 
     first = next(train_trial(config, images, reference, tmp_path, device))
     rest = list(train_trial(config, images, reference, tmp_path, device))

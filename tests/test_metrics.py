@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from gantune.config import DataConfig
-from gantune.data.image_set import ImageSet, open_images, scale
+from gantune.data.data_set import DataSet, open_data, scale
 from gantune.errors import CheckpointError, DataError
 from gantune.metrics.coverage import NEIGHBOURS_COVERAGE, coverage, radii, recall, spread
 from gantune.metrics.features import FEATURES, train_features
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def digits():
-    return open_images(DataConfig(dataset="digits", size=8))
+    return open_data(DataConfig(dataset="digits", size=8))
 
 
 @pytest.fixture(scope="module")
@@ -215,18 +215,18 @@ def test_the_classifier_knows_unseen_digits(reference):
 
 def test_pictures_without_labels_are_learned_by_rotation(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
-    unlabelled = dataclasses.replace(digits, labels=None, key="unlabelled", images=digits.images[:600])
+    unlabelled = dataclasses.replace(digits, labels=None, key="unlabelled", examples=digits.examples[:600])
     told = []
     found = load_reference(prepare_reference(unlabelled, told.append))
     assert found.fid_name == "fid_rotation"
     assert found.net.head.out_features == 4
     assert found.accuracy > 0.6  # a guess is right in 0.25
     assert any("rotation" in text for text in told)
-    assert "fid_rotation" in found.measure(torch.from_numpy(digits.images[600:800].copy()))
+    assert "fid_rotation" in found.measure(torch.from_numpy(digits.examples[600:800].copy()))
 
 
 def test_features_of_a_picture_do_not_depend_on_its_company(digits, reference):
-    pixels = torch.from_numpy(digits.images[:700].copy())
+    pixels = torch.from_numpy(digits.examples[:700].copy())
     together = reference.net.features(pixels)
     alone = torch.cat([reference.net.features(pixels[i : i + 1]) for i in (0, 499, 500, 699)])
     assert together.shape == (700, FEATURES)
@@ -236,7 +236,7 @@ def test_features_of_a_picture_do_not_depend_on_its_company(digits, reference):
 def test_features_take_three_channels():
     images = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
     labels = np.arange(64) % 2
-    colour = ImageSet(name="noise", key="colour", images=images, labels=labels, class_names=())
+    colour = DataSet(name="noise", key="colour", examples=images, labels=labels, class_names=())
     assert train_features(colour).net.features(torch.from_numpy(images)).shape == (64, FEATURES)
 
 
@@ -244,8 +244,8 @@ def test_features_take_three_channels():
 
 
 def real_pixels(digits, count, seed=0):
-    chosen = np.random.default_rng(seed).permutation(len(digits.images))[:count]
-    return torch.from_numpy(digits.images[chosen])
+    chosen = np.random.default_rng(seed).permutation(len(digits.examples))[:count]
+    return torch.from_numpy(digits.examples[chosen])
 
 
 def test_a_reference_is_made_once_and_read_back_the_same(digits, reference):
@@ -271,7 +271,7 @@ def test_a_damaged_reference_is_refused_by_name(digits, reference, tmp_path):
 
 
 def test_real_pictures_measure_as_the_yardstick_itself(digits, reference):
-    found = reference.measure(real_pixels(digits, len(digits.images)))
+    found = reference.measure(real_pixels(digits, len(digits.examples)))
     assert found[reference.fid_name] == pytest.approx(0, abs=0.01)
     assert found["recall"] > 0.9
     assert found["coverage"] > 0.9
@@ -295,10 +295,10 @@ def test_one_picture_again_and_again_has_no_diversity(digits, reference):
 
 
 def test_dropped_classes_lose_recall_and_coverage(digits, reference):
-    chosen = np.random.default_rng(0).permutation(len(digits.images))
-    whole = torch.from_numpy(digits.images[chosen[:700]])
-    without_one = torch.from_numpy(digits.images[[i for i in chosen if digits.labels[i] != 3][:700]])
-    half = torch.from_numpy(digits.images[[i for i in chosen if digits.labels[i] < 5][:700]])
+    chosen = np.random.default_rng(0).permutation(len(digits.examples))
+    whole = torch.from_numpy(digits.examples[chosen[:700]])
+    without_one = torch.from_numpy(digits.examples[[i for i in chosen if digits.labels[i] != 3][:700]])
+    half = torch.from_numpy(digits.examples[[i for i in chosen if digits.labels[i] < 5][:700]])
     found = [reference.measure(pixels) for pixels in (whole, without_one, half)]
     for name in ("recall", "coverage"):
         values = [metrics[name] for metrics in found]
@@ -321,7 +321,7 @@ class Tiles:
     """A generator that draws real pictures, chosen by the latent, and remembers what it was asked for."""
 
     def __init__(self, digits, spoil=None):
-        self._pictures = scale(torch.from_numpy(digits.images[:500].copy()))
+        self._pictures = scale(torch.from_numpy(digits.examples[:500].copy()))
         self._spoil = spoil
         self.latents = []
 
@@ -373,9 +373,44 @@ def test_evaluating_needs_no_gradients(digits, reference):
     assert seen == [False]
 
 
+class Listener:
+    """A generator that notes the labels it is told, and draws black pictures."""
+
+    def __init__(self):
+        self.told = []
+
+    def __call__(self, latents, *labels):
+        self.told.extend(labels)
+        return -torch.ones(len(latents), 1, 8, 8)
+
+
+def test_labels_are_drawn_in_the_real_datas_proportions_and_for_conditional_generators_alone(reference):
+    plain, conditional = Listener(), Listener()
+    reference.evaluate(plain, 4, 600, CPU)
+    assert plain.told == []
+    reference.evaluate(conditional, 4, 3000, CPU, class_counts=(10, 0, 70, 20))
+    found = torch.bincount(torch.cat(conditional.told), minlength=4) / 3000
+    assert found[1] == 0
+    assert found.tolist() == pytest.approx([0.1, 0.0, 0.7, 0.2], abs=0.03)  # four deviations
+
+
+def test_latents_are_the_same_with_and_without_labels(digits):
+    plain, conditional = Tiles(digits), Tiles(digits)
+    sample(plain, 16, 64, CPU, seed=1)
+    sample(lambda latents, labels: conditional(latents), 16, 64, CPU, seed=1, class_counts=(1, 1))
+    assert torch.equal(torch.cat(plain.latents), torch.cat(conditional.latents))
+
+
+def test_points_are_sampled_as_they_are_and_not_quantised():
+    points = sample(lambda latents: latents * 1e-3, 2, 70, CPU, seed=1)
+    assert points.dtype == torch.float32
+    assert len(points.unique(dim=0)) == 70
+    assert points.abs().max() < 0.01
+
+
 def test_pictures_that_are_all_the_same_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
-    flat = ImageSet(name="flat", key="flat", images=np.zeros((80, 1, 8, 8), np.uint8), labels=None, class_names=())
+    flat = DataSet(name="flat", key="flat", examples=np.zeros((80, 1, 8, 8), np.uint8), labels=None, class_names=())
     with pytest.raises(DataError, match="all the same"):
         prepare_reference(flat)
 

@@ -1,10 +1,9 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from gantune.penalties import EPSILON, gradient_penalty, zero_centred
+from gantune import plugins
+from gantune.penalties import EPSILON, Judged, dragan_penalty, gradient_penalty, zero_centred
 
 SHAPE = (2, 3, 3)
 
@@ -54,22 +53,30 @@ def mixing(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def central_slopes(critic, pictures, step=1e-4):
-    """The gradient of every sample's logit by central differences, float64 [B, ...]."""
-    critic, pictures = copy.deepcopy(critic).double(), pictures.double()
-    slopes = torch.zeros_like(pictures)
-    for place in range(pictures[0].numel()):
-        nudge = torch.zeros_like(pictures)
-        nudge.flatten(1)[:, place] = step
-        with torch.no_grad():
-            slopes.flatten(1)[:, place] = (critic(pictures + nudge) - critic(pictures - nudge)) / (2 * step)
-    return slopes
-
-
 def smooth_critic():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return nn.Sequential(nn.Flatten(), nn.Linear(18, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
+
+
+def judged(critic, real, fake, seed=0, slopes_of=frozenset()):
+    real, fake = real.clone().requires_grad_("real" in slopes_of), fake.clone().requires_grad_("fake" in slopes_of)
+    return Judged(
+        judge=critic,
+        real=real,
+        fake=fake,
+        logits_real=critic(real),
+        logits_fake=critic(fake),
+        generator=mixing(seed),
+    )
+
+
+def built(name, **options):
+    return plugins.resolve("penalty", name)(**options)
+
+
+PENALTIES = [name for name in plugins.BUILTIN["penalty"] if name != "none"]
+each_penalty = pytest.mark.parametrize("name", PENALTIES)
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])
@@ -92,14 +99,6 @@ def test_gradient_penalty_of_a_quadratic_critic_equals_its_closed_form():
     penalty = gradient_penalty(spy, *batches(5), mixing())
     norms = (critic.weight * spy.seen[0]).flatten(1).norm(dim=1)
     torch.testing.assert_close(penalty, (norms - 1).square())
-
-
-def test_gradient_penalty_equals_central_differences():
-    critic = smooth_critic()
-    spy = Spy(critic)
-    penalty = gradient_penalty(spy, *batches(4), mixing())
-    norms = central_slopes(critic, spy.seen[0]).flatten(1).norm(dim=1)
-    torch.testing.assert_close(penalty.double(), (norms - 1).square(), rtol=1e-4, atol=1e-7)
 
 
 def test_each_sample_has_a_mixing_weight_of_its_own_and_one_for_all_its_pixels():
@@ -198,13 +197,6 @@ def test_r1_of_a_quadratic_critic_equals_its_closed_form():
     torch.testing.assert_close(zero_centred(critic(pictures), pictures), expected)
 
 
-def test_r1_equals_central_differences():
-    critic = smooth_critic().double()
-    pictures = batches(4)[0].double().requires_grad_(True)
-    expected = 0.5 * central_slopes(critic, pictures.detach()).square().flatten(1).sum(1)
-    torch.testing.assert_close(zero_centred(critic(pictures), pictures), expected, rtol=1e-6, atol=1e-10)
-
-
 def test_r1_and_its_gradient_are_zero_where_the_slope_is_exactly_zero():
     critic = Linear(0.0)
     pictures = batches(4)[0].requires_grad_(True)
@@ -227,3 +219,112 @@ def test_r1_leaves_the_graph_of_the_logits_to_the_loss():
     logits = critic(pictures)
     (logits.mean() + zero_centred(logits, pictures).mean()).backward()
     assert all(torch.isfinite(weight.grad).all() for weight in critic.parameters())
+
+
+def test_r2_reads_the_fakes_and_r1_the_reals():
+    critic, (real, fake) = Quadratic(), batches(5)
+    alone = {}
+    for name, samples in (("r1", real), ("r2", fake)):
+        penalty = built(name)
+        alone[name] = penalty(judged(critic, real, fake, slopes_of=penalty.slopes_of))
+        expected = 0.5 * (critic.weight * samples).square().flatten(1).sum(1)
+        torch.testing.assert_close(alone[name], expected)
+    both = built("r1_r2")
+    torch.testing.assert_close(both(judged(critic, real, fake, slopes_of=both.slopes_of)), alone["r1"] + alone["r2"])
+
+
+def test_dragan_of_a_critic_of_unit_slope_is_zero_and_of_a_linear_one_its_distance_from_it():
+    real, _ = batches(64)
+    assert dragan_penalty(Linear(1.0), real, mixing()).abs().max() < 1e-10
+    torch.testing.assert_close(dragan_penalty(Linear(3.0), real, mixing()), torch.full((64,), 4.0))
+
+
+def test_dragan_points_lie_above_the_reals_by_up_to_half_their_deviation():
+    spy, (real, _) = Spy(Linear(1.0)), batches(256)
+    real = 3 * real + 5
+    dragan_penalty(spy, real, mixing())
+    moved = (spy.seen[0] - real).flatten(1) / (0.5 * real.std())  # a * u
+    assert moved.min() >= -1e-5
+    assert 0.9 < moved.max() <= 1
+    assert moved.mean().item() == pytest.approx(0.25, abs=0.03)  # a and u are 1/2 each on average
+
+
+def test_dragan_noise_is_new_in_every_element_under_one_size_a_sample():
+    real = torch.zeros(64, 1, 32, 32)
+    real[:, :, ::2] = 1.0
+    points = []
+    dragan_penalty(lambda seen: points.append(seen.detach()) or seen.sum((1, 2, 3)), real, mixing())
+    moved = (points[0] - real).flatten(1) / (0.5 * real.std())
+    sizes = moved.max(1).values  # of 1024 draws from [0, a) the largest is all but a
+    assert sizes.min() < 0.1
+    assert sizes.max() > 0.9
+    torch.testing.assert_close(moved.mean(1), sizes / 2, rtol=0.1, atol=1e-3)
+    assert moved[0].unique().numel() > 1000
+    assert sizes.unique().numel() == 64
+
+
+def test_dragan_does_not_read_the_fakes():
+    critic, (real, fake) = smooth_critic(), batches(6)
+    here, there = (built("dragan")(judged(critic, real, other)) for other in (fake, fake + 9))
+    assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("name", ["gradient_penalty", "dragan"])
+def test_points_of_a_double_batch_are_double(name):
+    spy = Spy(smooth_critic().double())
+    penalty = built(name)(judged(spy, *(batch.double() for batch in batches(3))))
+    assert {seen.dtype for seen in spy.seen} == {torch.float64}
+    assert penalty.dtype == torch.float64
+
+
+@each_penalty
+def test_penalty_of_a_critic_without_slope_has_finite_gradients_and_its_own_value(name):
+    critic, penalty = Linear(0.0), built(name)
+    values = penalty(judged(critic, *batches(4), slopes_of=penalty.slopes_of))
+    values.mean().backward()
+    wanted = (EPSILON**0.5 - 1) ** 2 if name in ("gradient_penalty", "dragan") else 0.0
+    torch.testing.assert_close(values, torch.full((4,), wanted))
+    assert torch.isfinite(critic.weight.grad).all()
+
+
+@each_penalty
+def test_penalty_depends_on_its_generator_alone_and_leaves_the_global_stream_alone(name):
+    critic, penalty = smooth_critic(), built(name)
+    before = torch.get_rng_state()
+    values = [
+        penalty(judged(critic, *batches(4), seed=seed, slopes_of=penalty.slopes_of)).detach() for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2]) == bool(penalty.slopes_of)
+
+
+@each_penalty
+def test_penalty_judges_anew_only_where_it_looks_at_points_of_its_own(name):
+    spy, penalty = Spy(smooth_critic()), built(name)
+    at = judged(spy, *batches(4), slopes_of=penalty.slopes_of)
+    spy.seen.clear()
+    penalty(at)
+    assert len(spy.seen) == (0 if penalty.slopes_of else 1)
+
+
+@each_penalty
+def test_penalty_has_its_published_weight_and_takes_another(name):
+    assert built(name).weight == (10.0 if name in ("gradient_penalty", "dragan") else 1.0)
+    assert built(name).every == 1
+    penalty = built(name, weight=0.25, every=16)
+    assert (penalty.weight, penalty.every) == (0.25, 16)
+    assert repr(penalty) != repr(built(name, weight=0.25))
+    assert repr(penalty) != repr(built(name, every=16))
+
+
+@each_penalty
+def test_weight_and_interval_of_a_penalty_are_left_to_the_caller(name):
+    light, heavy = built(name, weight=0.5), built(name, weight=5.0, every=4)
+    critic = smooth_critic()
+    values = [penalty(judged(critic, *batches(4), slopes_of=penalty.slopes_of)).detach() for penalty in (light, heavy)]
+    assert torch.equal(*values)
+
+
+def test_no_penalty_is_nothing():
+    assert built("none") is None

@@ -155,17 +155,23 @@ def test_ctrl_c_stops_politely_and_the_same_command_continues(space, tmp_path):
 FRAGILE = """
 import os
 from pathlib import Path
+import ray
 from gantune.models.mlp import mlp
 
 def fragile(shape, *, hidden: int = 16):
     marker = Path(__file__).with_name("died-once")
-    if not marker.exists():
+    if ray.is_initialized() and not marker.exists():  # in a worker; before Ray starts, the driver tries the networks
         marker.touch()
         os._exit(1)
     return mlp(shape, hidden=hidden)
 
 def broken(shape, *, hidden: int = 16):
-    raise ValueError("no such shape")
+    if ray.is_initialized():
+        raise ValueError("no such shape")
+    return mlp(shape, hidden=hidden)
+
+def hopeless(shape, *, hidden: int = 16):
+    raise ValueError("no shape at all")
 """
 
 
@@ -178,6 +184,15 @@ def test_a_trial_whose_worker_dies_is_trained_again(space, tmp_path):
     assert (tmp_path / "died-once").exists()
     assert_whole(run, 2)
     assert all(trial.state in ("finished", "pruned") for trial in run.trials())
+
+
+def test_an_architecture_that_can_be_built_nowhere_is_refused_before_any_trial(space, tmp_path):
+    (tmp_path / "mine.py").write_text(FRAGILE)
+    space.write_text(SPACE.partition("baseline:")[0])
+    done = gantune(tmp_path, "search", str(space), "--set", "architecture=mine:hopeless", code=2)
+    assert "no shape at all" in done.stderr
+    assert "mine:hopeless" in done.stderr
+    assert Run(tmp_path / "runs" / "tiny").results.rows() == []
 
 
 def test_a_run_without_survivors_says_why_and_exits_with_3(space, tmp_path):
@@ -199,7 +214,7 @@ def test_trials_that_fail_one_after_another_stop_the_search_with_the_cause(space
     run = Run(tmp_path / "runs" / "tiny")
     failed = sum(trial.state == "failed" for trial in run.trials())
     assert 3 <= failed < 6  # what was under way may fail too; the rest of the budget is kept
-    (tmp_path / "mine.py").write_text(FRAGILE.replace('raise ValueError("no such shape")', "return mlp(shape)"))
+    (tmp_path / "mine.py").write_text(FRAGILE.replace('raise ValueError("no such shape")', "pass"))
     gantune(tmp_path, "search", str(space), "--set", "architecture=mine:broken")
     assert_whole(run, 6)
     assert sum(trial.state == "failed" for trial in run.trials()) == failed

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gantune.config import Asha, Component, Constraint, NoScheduler
+from gantune.compatibility import check_trial, conflict
+from gantune.config import NONE, Asha, Component, Constraint, NoScheduler
 from gantune.domains import Choice, Constant, FixedDraw, Uniform, contains
 from gantune.errors import SpecError
-from gantune.space import SearchSpace, check_trial, conflict, load_space, load_trial
+from gantune.space import SearchSpace, load_space, load_trial
 from gantune.writing import dump, trial_document
 
 DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
@@ -357,7 +358,7 @@ def test_baseline_may_repeat_constants_as_they_are(load):
         ("{loss: hinge, lr_g: 1e-4..1e-3}", "1e-4..1e-3", "baseline must give `lr_g` one value"),
         ("{loss: hinge, lr_g: [1e-4, 1e-3]}", "[1e-4, 1e-3]", "baseline must give `lr_g` one value"),
         ("{loss: {wgan_gp: {gp_weight: 21}}, lr_g: 1e-4}", "21", "`loss.wgan_gp.gp_weight` is outside the space"),
-        ("{loss: {hinge: {r1: 1}}, lr_g: 1e-4}", "1", "`loss.hinge.r1` is outside the space"),
+        ("{loss: {hinge: {d_steps: 2}}, lr_g: 1e-4}", "2", "`loss.hinge.d_steps` is outside the space"),
         ("{loss: hinge, lr_g: 1e-4, batch_size: 32}", "32", "`batch_size` is outside the space"),
         ("{loss: hinge, lr_g: 1e-4, optimizer_d: sgd}", "sgd", "which the space does not have"),
         ("{loss: hinge}", "baseline", "baseline leaves `lr_g` open"),
@@ -394,7 +395,7 @@ def test_baseline_that_cannot_be_trained_is_refused_with_the_reason(refused):
     )
 
     assert "the baseline cannot be trained" in error
-    assert "use norm_d: layer, spectral or none" in error
+    assert "use norm_d: layer, instance, spectral or none" in error
 
 
 # Overrides
@@ -409,11 +410,11 @@ def test_override_of_a_section_makes_it_where_the_file_lacks_it(load):
 
 
 def test_override_reaches_a_parameter_of_a_branch_by_its_own_path(load):
-    space = load(SPACE, "loss.wgan_gp.gp_weight=5", "loss.hinge.r1=log 0.01..1")
+    space = load(SPACE, "loss.wgan_gp.gp_weight=5", "loss.hinge.d_steps=log 1..4")
 
     assert list(space.parameters["loss"].options) == ["hinge", "wgan_gp"]
     assert space.parameters["loss"].options["wgan_gp"]["gp_weight"] == Constant(5.0)
-    assert space.parameters["loss"].options["hinge"]["r1"] == Uniform(low=0.01, high=1, log=True, integer=False)
+    assert space.parameters["loss"].options["hinge"]["d_steps"] == Uniform(low=1, high=4, log=True, integer=True)
 
 
 def test_override_of_a_branch_replaces_its_choices(load):
@@ -443,8 +444,8 @@ def test_override_by_the_path_that_check_prints_fixes_that_parameter_alone(dcgan
         ("lr_g=", 6, "`lr_g`: expected a number above 0, got nothing"),
         ("lr_g=[1, 0]", 10, "`lr_g`: expected a number above 0, got 0"),
         ("lr_g.x=1", 8, "`lr_g` is not a component"),
-        ("loss.hinge.r2=1", 1, "unknown parameter `r2` in loss.hinge"),
-        ("loss.hing.r1=1", 1, "unknown loss `hing`"),
+        ("loss.hinge.clip=1", 1, "unknown parameter `clip` in loss.hinge"),
+        ("loss.hing.d_steps=1", 1, "unknown loss `hing`"),
         ("loss=hing", 6, "did you mean `hinge`?"),
         ("space=1", 7, "expected a block of parameters"),
         ("version=2", 9, "expected `version: 1`, got `2`"),
@@ -645,8 +646,8 @@ def test_trial_with_open_parameters_is_refused_with_the_remedy(tmp_path):
 
 
 def test_open_parameters_are_fixed_as_the_remedy_says():
-    remedy = ["architecture=mlp", "loss=hinge", "optimizer=sgd", "lr_g=1e-3", "lr_d_ratio=2", "batch_size=32"]
-    config = load_trial(DCGAN, remedy)
+    components = ["architecture=mlp", "loss=hinge", "penalty=none", "optimizer=sgd"]
+    config = load_trial(DCGAN, [*components, "lr_g=1e-3", "lr_d_ratio=2", "batch_size=32"])
 
     assert (config.architecture.name, config.lr_g, config.batch_size) == ("mlp", 1e-3, 32)
 
@@ -658,21 +659,26 @@ def test_open_parameters_are_fixed_as_the_remedy_says():
 def mixed(load):
     return load(
         SPACE.replace("mlp", "{choose: {mlp: {}, dcgan: {norm_d: [batch, layer, spectral, none]}}}").replace(
-            "hinge: {}", "hinge: {gp_weight: [0, 10]}, wasserstein: {gp_weight: [0, 1], clip: [0, 0.01]}"
+            "hinge: {}", "hinge: {}, wasserstein: {clip: [0, 0.01]}"
         )
+        + "  penalty: [none, gradient_penalty]\n"
     )
 
 
-def test_penalty_never_goes_with_batch_norm_nor_with_clipping(mixed):
+def test_penalty_goes_with_no_batch_norm_no_clip_and_no_other_and_a_critic_is_always_bounded(mixed):
     seen = set()
-    for seed in range(200):
+    for seed in range(400):
         config = mixed.draw(RandomDraw(seed), seed=0)
-        penalised = bool(config.loss.option("gp_weight"))
+        penalised = config.penalty.name != "none" or config.loss.name == "wgan_gp"
         mixing = config.architecture.option("norm_d") == "batch"
+        spectral = config.architecture.option("norm_d") == "spectral"
         clipped = bool(config.loss.option("clip"))
+        twice = config.penalty.name != "none" and config.loss.name == "wgan_gp"
+        unbounded = config.loss.name == "wasserstein" and not (clipped or penalised or spectral)
         seen.add((penalised, mixing, clipped))
 
-        assert (conflict(config) is not None) == (penalised and (mixing or clipped))
+        refused = (penalised and (mixing or clipped)) or (clipped and spectral) or twice or unbounded
+        assert (conflict(config) is not None) == refused
 
     assert len(seen) == 8
 
@@ -682,12 +688,13 @@ def test_conflict_names_both_parts_and_the_way_out(mixed):
         mixed.draw(RandomDraw(0), seed=0),
         architecture=Component(name="dcgan", options=(("norm_d", "batch"),)),
         loss=Component(name="wgan_gp", options=(("gp_weight", 10.0),)),
+        penalty=NONE,
     )
     with pytest.raises(SpecError) as caught:
         check_trial(config)
 
-    assert "architecture.dcgan.norm_d: batch does not go with loss.wgan_gp.gp_weight" in str(caught.value)
-    assert str(caught.value).endswith("use norm_d: layer, spectral or none. Nothing was started.")
+    assert str(caught.value).startswith("loss.wgan_gp does not go with architecture.dcgan.norm_d: batch: the gradient")
+    assert str(caught.value).endswith("; use norm_d: layer, instance, spectral or none. Nothing was started.")
 
 
 def test_trial_whose_parts_go_together_is_not_refused(dcgan):
@@ -730,7 +737,7 @@ def test_document_of_a_space_reads_back_to_an_equal_space(load, override):
     [
         "{loss: hinge, lr_g: 1e-4}",
         "{loss: {wgan_gp: {gp_weight: 1.23456789}}, lr_g: 0.000123456789}",
-        "{architecture: mlp, loss: {hinge: {r1: 0, d_steps: 1}}, optimizer: adam, lr_g: 1e-4, batch_size: 64}",
+        "{architecture: mlp, loss: {hinge: {d_steps: 1}}, optimizer: adam, lr_g: 1e-4, batch_size: 64}",
     ],
 )
 def test_document_of_a_space_with_a_baseline_reads_back_to_an_equal_space(load, baseline):

@@ -7,11 +7,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from gantune.compatibility import conflict
 from gantune.config import SearchConfig
 from gantune.errors import RunError
 from gantune.search import study as study_module
 from gantune.search.study import Study
-from gantune.space import conflict, load_space
+from gantune.space import load_space
 
 FLOOR = 500.0
 ATTRIBUTES = {"cause": "because", "samples_seen": 300, "verdict": "healthy"}

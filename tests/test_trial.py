@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from gantune import trial as trial_module
 from gantune.checkpoint import read_checkpoint, write_checkpoint
@@ -20,13 +21,13 @@ from gantune.config import (
     TrialConfig,
     derive_seed,
 )
-from gantune.data.image_set import BatchSource, ImageSet
-from gantune.errors import CheckpointError, SpecError
+from gantune.data.data_set import BatchSource, DataSet
+from gantune.errors import AuditError, CheckpointError, SpecError
 from gantune.export import load_generator
 from gantune.losses import Game, hinge_d, negated_g
 from gantune.metrics.reference import load_reference, prepare_reference
 from gantune.models.mlp import mlp
-from gantune.models.networks import ImageShape
+from gantune.models.networks import ImageShape, Networks
 from gantune.trainer import GANTrainer
 from gantune.trial import BEST, LATEST, Progress, meets, train_trial
 from gantune.writing import trial_document
@@ -42,8 +43,8 @@ def images():
     labels = np.arange(256, dtype=np.int64) % 4
     patterns = draws.integers(0, 180, (4, 1, 16, 16))
     pixels = (patterns[labels] + draws.integers(0, 75, (256, 1, 16, 16))).astype(np.uint8)
-    return ImageSet(
-        name="patterns", key="four-patterns", images=pixels, labels=labels, class_names=("a", "b", "c", "d")
+    return DataSet(
+        name="patterns", key="four-patterns", examples=pixels, labels=labels, class_names=("a", "b", "c", "d")
     )
 
 
@@ -122,6 +123,16 @@ def kept(folder):
     return contents
 
 
+def forgetful(shape, *, hidden=16, rate=0.4):
+    """A user's networks that draw from torch's global stream as they train."""
+    pixels = math.prod(shape.dims)
+    generator = [nn.Linear(8, hidden), nn.ReLU(), nn.Dropout(rate), nn.Linear(hidden, pixels), nn.Tanh()]
+    discriminator = [nn.Flatten(), nn.Linear(pixels, hidden), nn.Dropout(rate), nn.ReLU(), nn.Linear(hidden, 1)]
+    return Networks(
+        nn.Sequential(*generator, nn.Unflatten(1, shape.dims)), nn.Sequential(*discriminator, nn.Flatten(0)), 8
+    )
+
+
 COMBINATIONS = {
     "mlp hinge adam": {},
     "mlp wgan_gp rmsprop with momentum": {
@@ -130,19 +141,20 @@ COMBINATIONS = {
         "optimizer": component("rmsprop", alpha=0.95, momentum=0.5),
     },
     "mlp clipped wasserstein with two optimizers": {
-        "architecture": small_mlp(norm_d="spectral"),
+        "architecture": small_mlp(norm_d="layer"),
         "loss": component("wasserstein", clip=0.05, d_steps=3),
         "optimizer": component("adam", beta1=0.0, beta2=0.9),
         "optimizer_d": component("rmsprop", alpha=0.9, momentum=0.0),
     },
-    "mlp minimax sgd without momentum": {
-        "loss": component("minimax", r1=0.0),
+    "mlp with spectral norm minimax sgd without momentum": {
+        "architecture": small_mlp(norm_d="spectral"),
+        "loss": component("minimax", label_smoothing=0.1),
         "optimizer": component("sgd", momentum=0.0),
         "ema_halflife_samples": 0,
     },
-    "dcgan with batch norm non_saturating r1 sgd with momentum": {
+    "dcgan with batch norm non_saturating sgd with momentum": {
         "architecture": small_dcgan(),
-        "loss": component("non_saturating", r1=0.1, gp_weight=0.0),
+        "loss": component("non_saturating"),
         "optimizer": component("sgd", momentum=0.9, nesterov=True),
     },
     "dcgan with batch norm hinge rmsprop with momentum": {
@@ -154,11 +166,18 @@ COMBINATIONS = {
         "architecture": small_dcgan(norm_d="spectral"),
         "loss": component("wgan_gp", gp_weight=1.0, d_steps=1),
     },
-    "dcgan with layer norm least_squares adam": {
+    "dcgan with layer norm least_squares gradient penalty adam": {
         "architecture": small_dcgan(norm_d="layer"),
-        "loss": component("least_squares", gp_weight=0.5, r1=0.1),
+        "loss": component("least_squares"),
+        "penalty": component("gradient_penalty", weight=0.5),
         "lr_d_ratio": 0.5,
     },
+    "dcgan told classes non_saturating lazy r1 adam": {
+        "architecture": small_dcgan(norm_d="none", conditional=True),
+        "loss": component("non_saturating"),
+        "penalty": component("r1", weight=0.1, every=3),
+    },
+    "a user's networks that drop out": {"architecture": component(f"{__name__}:forgetful")},
 }
 
 
@@ -177,6 +196,34 @@ def test_a_resumed_trial_equals_the_trial_never_interrupted_bit_for_bit(train, t
     assert untimed(first + second[1:]) == untimed(straight)
     assert kept(tmp_path / "again") == kept(tmp_path / "straight")
     assert len(kept(tmp_path / "again")) == 2
+
+
+def test_networks_that_draw_from_the_global_stream_neither_hear_nor_disturb_the_one_outside(train, tmp_path):
+    config = make(architecture=component(f"{__name__}:forgetful"))
+    straight = list(train(config, tmp_path / "straight"))
+    seen = []
+    for session in (1, 2, 3):  # another outer stream at every report, and another session at every second one
+        again = train(config, tmp_path / "again")
+        for step in range(2):
+            torch.manual_seed(10 * session + step)
+            outside = torch.get_rng_state()
+            seen.append(next(again))
+            assert torch.equal(torch.get_rng_state(), outside)
+        again.close()
+    assert untimed(seen) == [timeless(straight[index]) for index in (0, 1, 1, 2, 2, 3)]
+    assert kept(tmp_path / "again") == kept(tmp_path / "straight")
+
+    begun = torch.Generator().manual_seed(derive_seed(config.seed, "global")).get_state()
+    kept_stream = read_checkpoint(tmp_path / "again" / LATEST, "trial")[0]["rng.global"]
+    assert not torch.equal(kept_stream, begun)  # the networks did draw
+
+
+def test_what_networks_draw_from_the_global_stream_follows_the_trials_seed(train, tmp_path):
+    config = make(architecture=component(f"{__name__}:forgetful"))
+    for seed in (3, 4):
+        list(train(replace(config, seed=seed), tmp_path / str(seed)))
+    states = [read_checkpoint(tmp_path / str(seed) / LATEST, "trial")[0]["rng.global"] for seed in (3, 4)]
+    assert not torch.equal(*states)
 
 
 def test_a_trial_interrupted_after_every_report_equals_the_trial_never_interrupted(train, tmp_path):
@@ -217,11 +264,11 @@ def test_a_trial_killed_between_writing_best_and_latest_ends_as_if_never_killed(
     straight = list(train(config, tmp_path / "straight"))
     write_latest, calls = trial_module._Trial._write_latest, []
 
-    def killed(self, progress):
+    def killed(self, *arguments):
         calls.append(1)
         if len(calls) == report:
             raise KeyboardInterrupt
-        write_latest(self, progress)
+        write_latest(self, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(trial_module._Trial, "_write_latest", killed)
@@ -268,7 +315,9 @@ def test_a_trial_is_the_plain_loop_over_the_trainer(train, tmp_path, images):
             trainer.step(batches.draw)
         trainer.take_signals()
     tensors, _ = read_checkpoint(tmp_path / LATEST, "trial")
-    assert raw(tensors) == raw({**trainer.state(), "rng.data": batches.generator.get_state()})
+    untouched = torch.Generator().manual_seed(derive_seed(config.seed, "global")).get_state()
+    streams = {"rng.data": batches.generator.get_state(), "rng.global": untouched}
+    assert raw(tensors) == raw({**trainer.state(), **streams})
 
 
 def test_reports_are_evenly_spaced_in_samples_to_within_a_step(train, tmp_path):
@@ -304,7 +353,7 @@ class Scripted:
     def to(self, device):
         return self
 
-    def evaluate(self, generate, z_dim, count, device):
+    def evaluate(self, generate, z_dim, count, device, class_counts=()):
         tensors = {name: value.clone() for name, value in generate.state_dict().items()}
         self.shown.append((count, raw(tensors)))
         return dict(self.metrics[len(self.shown) - 1])
@@ -380,7 +429,7 @@ def test_a_resumed_trial_knows_the_best_of_its_earlier_sessions(images, tmp_path
 
 
 def test_a_best_written_just_before_a_kill_gives_way_only_to_a_better_one(images, tmp_path, monkeypatch):
-    def killed(self, progress):
+    def killed(self, *arguments):
         raise KeyboardInterrupt
 
     first = train_trial(make(), images, Scripted([5.0, 2.0]), tmp_path, CPU)
@@ -400,7 +449,16 @@ def test_the_best_file_says_what_it_is(train, tmp_path, reference):
     list(train(config, tmp_path))
     meta = load_generator(tmp_path / BEST).meta
     assert meta["config"] == json.loads(json.dumps(trial_document(config)))
-    assert (meta["shape"], meta["z_dim"], meta["reference"]) == ([1, 16], 8, reference.key)
+    assert (meta["dims"], meta["class_counts"]) == ([1, 16, 16], [])
+    assert (meta["z_dim"], meta["reference"]) == (8, reference.key)
+
+
+def test_the_best_file_of_networks_that_are_told_classes_says_how_many_of_each_there_are(train, tmp_path, reference):
+    list(train(make(architecture=small_mlp(conditional=True)), tmp_path))
+    generator = load_generator(tmp_path / BEST)
+    assert generator.class_counts == (64, 64, 64, 64)
+    measured = reference.evaluate(generator.net, generator.z_dim, 64, CPU, class_counts=generator.class_counts)
+    assert measured == generator.meta["metrics"]
 
 
 def test_a_metric_is_reported_beside_the_score_and_the_signals(train, tmp_path, reference):
@@ -411,9 +469,7 @@ def test_a_metric_is_reported_beside_the_score_and_the_signals(train, tmp_path, 
 
 
 def a_loss_that_breaks():
-    return Game(
-        d_loss=lambda real, fake: hinge_d(real, fake) * math.nan, g_loss=negated_g, gp_weight=0, r1=0, clip=0, d_steps=1
-    )
+    return Game(d_loss=lambda real, fake: hinge_d(real, fake) * math.nan, g_loss=negated_g)
 
 
 POISON = {
@@ -565,6 +621,7 @@ def test_a_metric_that_is_missing_or_not_a_number_meets_no_constraint():
         {"batch_size": 8},
         {"architecture": small_mlp(norm_d="layer")},
         {"loss": component("hinge", d_steps=2)},
+        {"penalty": component("r1", weight=0.1)},
         {"optimizer": component("sgd", momentum=0.0)},
         {"optimizer_d": component("sgd", momentum=0.0)},
         {"target": 1.0},
@@ -600,7 +657,9 @@ def test_a_damaged_file_in_the_folder_is_a_checkpoint_error_that_names_it(train,
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("lost", ["reference", "progress", "monitor", "reports", "rng.data", "g.0.weight"])
+@pytest.mark.parametrize(
+    "lost", ["reference", "progress", "monitor", "reports", "rng.data", "rng.global", "g.0.weight"]
+)
 def test_a_latest_that_lacks_a_part_is_a_checkpoint_error_that_names_the_file(train, tmp_path, lost):
     next(train(make(), tmp_path))
     tensors, meta = read_checkpoint(tmp_path / LATEST, "trial")
@@ -622,31 +681,88 @@ def test_a_best_of_a_trial_that_has_no_latest_is_not_taken_for_its_own(train, tm
 
 
 @pytest.mark.parametrize(
-    "loss",
-    [component("wgan_gp", gp_weight=10.0, d_steps=1), component("hinge", gp_weight=0.1), component("wgan_gp")],
+    "changes",
+    [
+        {"loss": component("wgan_gp", gp_weight=10.0, d_steps=1)},
+        {"penalty": component("gradient_penalty", weight=0.1)},
+        {"loss": component("wgan_gp")},
+    ],
     ids=["wgan_gp", "hinge", "wgan_gp by default"],
 )
-def test_a_gradient_penalty_under_a_discriminator_with_batch_norm_is_a_spec_error(train, tmp_path, loss):
-    with pytest.raises(SpecError, match="use norm_d: layer, spectral or none"):
-        next(train(make(architecture=small_dcgan(), loss=loss), tmp_path))
+def test_a_gradient_penalty_under_a_discriminator_with_batch_norm_is_a_spec_error(train, tmp_path, changes):
+    with pytest.raises(SpecError, match=r"norm_d: batch: .*use norm_d: layer, instance, spectral or none"):
+        next(train(make(architecture=small_dcgan(), **changes), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gradient_penalty_under_the_batch_norm_that_dcgan_has_by_default_is_a_spec_error(train, tmp_path):
     config = make(architecture=component("dcgan", width=4), loss=component("wgan_gp", gp_weight=10.0))
-    with pytest.raises(SpecError, match="use norm_d: layer, spectral or none"):
+    with pytest.raises(SpecError, match=r"norm_d: batch: .*use norm_d: layer, instance, spectral or none"):
         next(train(config, tmp_path))
 
 
 def test_a_gradient_penalty_and_a_clip_together_are_a_spec_error(train, tmp_path):
-    loss = component("wasserstein", gp_weight=1.0, clip=0.01)
-    with pytest.raises(SpecError, match="set one of them to 0"):
-        next(train(make(loss=loss), tmp_path))
+    loss, penalty = component("wasserstein", clip=0.01), component("gradient_penalty", weight=1.0)
+    with pytest.raises(SpecError, match="use clip: 0 or penalty: none"):
+        next(train(make(loss=loss, penalty=penalty), tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_weight_of_zero_goes_with_batch_norm(train, tmp_path):
-    loss = component("hinge", gp_weight=0.0)
-    assert next(train(make(architecture=small_dcgan(), loss=loss), tmp_path)).score is not None
+def test_no_penalty_goes_with_batch_norm(train, tmp_path):
+    config = make(architecture=small_dcgan(), loss=component("hinge"), penalty=component("none"))
+    assert next(train(config, tmp_path)).score is not None
+
+
+def deaf_to_its_rate(*, momentum: float = 0.0):
+    return lambda parameters, lr: torch.optim.SGD(parameters, lr=0.1, momentum=momentum)
+
+
+def deaf_to_its_option(*, momentum: float = 0.0):
+    return lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"optimizer": component(f"{__name__}:deaf_to_its_rate")},
+            "not in force: the learning rate of optimizer is 0.1 instead of 0.002",
+        ),
+        (
+            {"optimizer_d": component(f"{__name__}:deaf_to_its_rate"), "lr_d_ratio": 2.0},
+            "not in force: the learning rate of optimizer_d is 0.1 instead of 0.004",
+        ),
+        (
+            {"optimizer": component(f"{__name__}:deaf_to_its_option", momentum=0.5)},
+            "deaf_to_its_option.momentum is 0.9 instead of 0.5",
+        ),
+    ],
+    ids=["rate", "rate of one of two", "momentum"],
+)
+def test_an_optimizer_that_ignores_what_it_is_given_is_told_before_anything_is_trained(
+    train, tmp_path, changes, complaint
+):
+    with pytest.raises(AuditError) as caught:
+        next(train(make(**changes), tmp_path))
+    assert complaint in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rates_that_a_continued_trial_loses_are_told_before_it_trains_on(train, tmp_path, monkeypatch):
+    next(train(make(), tmp_path))
+    before = kept(tmp_path)
+    load_state = GANTrainer.load_state
+
+    def loses_a_rate(self, state):
+        load_state(self, state)
+        self.optimizer_d.param_groups[0]["lr"] = 1.0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GANTrainer, "load_state", loses_a_rate)
+        with pytest.raises(AuditError, match=r"the learning rate of optimizer is 1 instead of 0\.002"):
+            next(train(make(), tmp_path))
+    assert kept(tmp_path) == before
+    assert len(list(train(make(), tmp_path))) == 4
 
 
 def test_nothing_is_trained_or_written_before_the_first_report_is_asked_for(train, tmp_path):

@@ -19,11 +19,11 @@ def command(checkpoint: Path, count: int, seed: int, out: Path) -> None:
     gantune sample winner -n 1000 --out pictures
     """
     from gantune.export import load_generator
-    from gantune.report.pictures import save_files, save_grid
+    from gantune.report.pictures import save_files, save_samples
 
-    pixels = load_generator(checkpoint).draw(count, seed)
+    samples = load_generator(checkpoint).draw(count, seed)
     if out.suffix.lower() == ".png":
-        save_grid(pixels, out)
+        save_samples(samples, out)
     else:
-        save_files(pixels, out)
+        save_files(samples, out)
     click.echo(f"{count} pictures in {out}")

@@ -16,42 +16,54 @@ from gantune.cli import options
     help="Where checkpoints and samples.png go.  [default: trained/ and the name of CONFIG and its folder]",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: str) -> None:
-    """Train CONFIG, a space file in which every parameter is a constant; no search and no Ray.
+@click.option("--processes", type=click.IntRange(1, 1024), default=1, help="Share every batch out; a GPU each.")
+def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: str, processes: int) -> None:
+    """Train CONFIG, a space file in which every parameter is a constant; no search.
 
     The same command again continues. An export's config.yaml is such a file. Exit code 3: the run collapsed.
 
     \b
     gantune train winner/config.yaml --set budget.samples_per_trial=200000 --out longer
+    gantune train big.yaml --processes 4
     """
-    from gantune.space import check_trial, load_trial
+    from gantune.compatibility import check_trial
+    from gantune.space import load_trial
 
     loaded = load_trial(config, overrides)
     check_trial(loaded)
-    from gantune.data.image_set import open_images
+    from gantune.data.data_set import open_data
     from gantune.errors import NoSurvivorError
-    from gantune.export import GRID, load_generator
+    from gantune.export import load_generator
     from gantune.metrics.reference import load_reference, prepare_reference
-    from gantune.report.pictures import save_grid
     from gantune.trainer import choose_device
-    from gantune.trial import BEST, train_trial
+    from gantune.trial import BEST, Progress, train_trial
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
     chosen = choose_device(device)
     folder = out or Path("trained") / f"{config.resolve().parent.name}-{config.stem}"
-    images = open_images(loaded.data, say)
-    reference = load_reference(prepare_reference(images, say))
-    for progress in train_trial(loaded, images, reference, folder, chosen):
+    images = open_data(loaded.data, say)
+    prepared = prepare_reference(images, say)
+    reference = load_reference(prepared)
+
+    def tell(progress: Progress) -> None:
         score = "-" if progress.score is None else f"{progress.score:.4g}"
         metrics = "  ".join(
             f"{key} {progress.metrics[key]:.2f}" for key in ("recall", "diversity") if key in progress.metrics
         )
         say(f"{progress.samples_seen:>12,} samples  {reference.fid_name} {score}  {metrics}  {progress.seconds:.0f}s")
+
+    if processes > 1:
+        from gantune.search.parallel import train_parallel
+
+        progress = train_parallel(loaded, prepared, folder, processes, chosen.type, tell)
+    else:
+        for progress in train_trial(loaded, images, reference, folder, chosen):
+            tell(progress)
     if progress.verdict.dead:
         raise NoSurvivorError(f"{progress.verdict.state}: {progress.verdict.cause}; checkpoints are in {folder}")
     if progress.best_score is None:
         raise NoSurvivorError(f"no report met the constraints; checkpoints are in {folder}")
-    save_grid(load_generator(folder / BEST).draw(GRID), folder / "samples.png")
+    load_generator(folder / BEST).save_picture(folder / "samples.png")
     click.echo(f"best score {progress.best_score:.4g}: {folder / BEST}; look at {folder / 'samples.png'}")

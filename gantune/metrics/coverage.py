@@ -24,6 +24,9 @@ def coverage(real: Tensor, real_radii: Tensor, fake: Tensor) -> float:
 
 
 def spread(points: Tensor) -> float:
-    """Mean distance between points [N, ...] a fixed pairing apart: each with its next neighbour in order."""
+    """Mean distance between samples [N, ...], each with the next in order; reported over that of the real data.
+
+    `diversity` is that of features, `pixel_diversity` that of pixels or coordinates.
+    """
     flat = points.flatten(1).float()
     return float((flat - flat.roll(1, 0)).norm(dim=1).mean())

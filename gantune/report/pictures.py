@@ -1,7 +1,8 @@
-"""Grids of pictures as PNG files."""
+"""Samples as PNG files: a grid of pictures, or a cloud of points."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ from PIL import Image
 from gantune.errors import GantuneError
 
 GAP = 2  # pixels of background between pictures
+POINTS = 5000  # in a picture of a cloud: enough to see its density
+DOT = 2  # pixels of a point's side
+REACH = 3.0  # of a cloud's picture, each way, in deviations of the data
 TARGET_WIDTH = 640  # pixels; small pictures are enlarged by whole factors so that a person can see them
 
 
@@ -27,20 +31,39 @@ def grid(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def save_grid(pixels: npt.NDArray[np.uint8], path: Path) -> None:
-    """Write a grid of pictures uint8 [N, C, S, S]. Raises GantuneError where it cannot be written."""
+def cloud(points: npt.NDArray[np.float32]) -> Image.Image:
+    """The first two coordinates of points [N, D], the darker the denser; what lies beyond the frame is left out."""
+    edges = np.linspace(-REACH, REACH, TARGET_WIDTH // DOT + 1)
+    heights = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
+    counts, _, _ = np.histogram2d(-heights, points[:, 0], bins=(edges, edges))
+    ink = np.minimum(1.0, np.sqrt(counts) / 2)
+    image = Image.fromarray((255 * (1 - ink)).astype(np.uint8))
+    return image.resize((TARGET_WIDTH, TARGET_WIDTH), Image.Resampling.NEAREST)
+
+
+def save_samples(samples: npt.NDArray[Any], path: Path) -> None:
+    """Write a grid of pictures uint8 [N, C, S, S], or a cloud of points [N, D].
+
+    Raises GantuneError where it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        grid(pixels).save(path)
+        (grid(samples) if samples.ndim == 4 else cloud(samples)).save(path)
     except (OSError, ValueError) as error:
         raise GantuneError(f"{path}: cannot be written: {error}") from error
 
 
-def save_files(pixels: npt.NDArray[np.uint8], folder: Path) -> None:
-    """Write pictures uint8 [N, C, S, S] as 000000.png, 000001.png ... Raises GantuneError where that fails."""
+def save_files(samples: npt.NDArray[Any], folder: Path) -> None:
+    """Write pictures uint8 [N, C, S, S] as 000000.png, 000001.png ..., or points [N, D] as points.npy.
+
+    Raises GantuneError where that fails.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for index, picture in enumerate(pixels):
+        if samples.ndim != 4:
+            np.save(folder / "points.npy", samples)
+            return
+        for index, picture in enumerate(samples):
             plain = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
             Image.fromarray(np.ascontiguousarray(plain)).save(folder / f"{index:06d}.png")
     except OSError as error:

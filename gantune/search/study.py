@@ -19,9 +19,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from gantune.compatibility import conflict
 from gantune.config import TrialConfig, derive_seed
 from gantune.errors import RunError
-from gantune.space import SearchSpace, conflict
+from gantune.space import SearchSpace
 
 MOST_REJECTIONS = 100
 

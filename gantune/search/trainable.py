@@ -9,7 +9,7 @@ import torch
 from ray import tune
 
 from gantune.config import DataConfig
-from gantune.data.image_set import ImageSet, open_images
+from gantune.data.data_set import DataSet, open_data
 from gantune.errors import GantuneError
 from gantune.metrics.reference import Reference, check_same_data, load_reference
 from gantune.space import load_trial
@@ -18,8 +18,8 @@ from gantune.trial import Progress, set_aside_damaged, train_trial
 
 
 @functools.lru_cache(maxsize=1)
-def _images(config: DataConfig) -> ImageSet:
-    return open_images(config)
+def _images(config: DataConfig) -> DataSet:
+    return open_data(config)
 
 
 @functools.lru_cache(maxsize=1)

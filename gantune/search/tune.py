@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,10 +14,12 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from gantune.data.image_set import open_images
+from gantune.audit import audit_space
+from gantune.data.data_set import open_data
 from gantune.errors import RunError
 from gantune.metrics.reference import check_same_data, load_reference, prepare_reference
 from gantune.run import Run
+from gantune.search.connection import connected
 from gantune.search.ledger import Ledger
 from gantune.search.schedulers import build_scheduler
 from gantune.search.screen import Screen, duration
@@ -28,14 +29,6 @@ from gantune.space import SearchSpace
 from gantune.trial import Progress
 
 RETRIES = 2  # of a trial whose worker died; it continues from its checkpoint
-OBJECT_STORE_BYTES = 200_000_000  # of a Ray that we start ourselves; nothing large passes through it
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
 
 
 class _Unsaved:
@@ -125,12 +118,12 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
 def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = None) -> bool:
     """Carry a run to its end, from wherever it stands; False where a person stopped it before.
 
-    address: of a Ray cluster to join; None starts Ray on this machine. Raises RunError, DataError or PluginError
-    with nothing lost; the same call goes on.
+    address: of a Ray cluster to join; None starts Ray on this machine. Raises RunError, DataError, PluginError or
+    AuditError with nothing lost; the same call goes on.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.lock())
-        images = open_images(space.data, screen.passing)
+        images = open_data(space.data, screen.passing)
         continued = run.begin(space)
         if not run.reference_path.exists():
             prepared = prepare_reference(images, screen.passing)
@@ -139,18 +132,20 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             os.replace(partial, run.reference_path)
         reference = load_reference(run.reference_path)
         check_same_data(images, reference)
+        screen.passing("trying whether every parameter has an effect")
+        audit_space(space, images.shape)
         study = Study(run.study_path, space, reference.noise_score)
         ledger = Ledger(run, space, study)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         screen.say(
-            f"{images.name}: {len(images.images):,} images, {images.channels}x{images.size}x{images.size}; "
+            f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
             f"score {reference.fid_name}, lower is better (uniform noise scores {reference.noise_score:.4g}; "
             f"its features name {reference.accuracy:.0%} of unseen images rightly)"
         )
         if not ledger.complete() and not ledger.out_of_budget():
             screen.passing("starting Ray")
-            stack.enter_context(_ray(run, address))
+            stack.enter_context(connected(run.folder / "ray.log", address))
             limit = _Limit(ledger)
             stack.enter_context(_stop_on_signal(limit))
             _fit(space, run, ledger, limit, screen)
@@ -215,47 +210,6 @@ def _check_room(cpus: float, gpus: float) -> None:
             f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest machine has {most[0]:g} and {most[1]:g}; "
             "lower resources.cpus_per_trial or resources.gpus_per_trial"
         )
-
-
-@contextlib.contextmanager
-def _ray(run: Run, address: str | None) -> Iterator[None]:
-    """A connection to Ray, with its chatter in the run's ray.log. A Ray that we started ends with it."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS")
-    own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    with _logged(run.folder / "ray.log"):
-        try:
-            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = f"at {address}" if address else "on this machine"
-            hint = "; a cluster with a token needs it in ~/.ray/auth_token, and RAY_AUTH_MODE=token" if address else ""
-            raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """What Ray prints and logs goes to a file instead of the screen.
-
-    The file hangs on the root logger: ray.init takes away whatever hangs on Ray's own.
-    """
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("ray")
-    before, propagate = list(logger.handlers), logger.propagate
-    logger.handlers, logger.propagate = [], True
-    logging.root.addHandler(handler)
-    try:
-        with contextlib.redirect_stdout(handler.stream):
-            yield
-    finally:
-        logging.root.removeHandler(handler)
-        logger.handlers, logger.propagate = before, propagate
-        handler.close()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Decode a source once into a memory-mapped copy, and draw batches from it.
 
 The copy is one uint8 array on disk that every worker of a machine maps, so pictures are decoded once per machine.
-Where it fits it is then held as one tensor on the training device; a bigger one streams from the map.
+Where it fits it is then held as one tensor on the training device; a bigger one streams from the map. Points are
+small, and come as an array.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from gantune.data.image_folder import image_folder
 from gantune.data.parquet import parquet
 from gantune.data.source import Source
 from gantune.errors import DataError
+from gantune.models.networks import Shape, shape_of
 
 FORMAT = 1
 GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"])  # Pillow's modes
@@ -37,32 +40,45 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSet:
-    """Decoded pictures: `images` uint8 [N, C, S, S]; `labels` int64 [N] or None; `key` names pictures and form."""
+class DataSet:
+    """What is to be learned, decoded.
+
+    `examples`: pictures, uint8 [N, C, S, S], or points, float32 [N, D] of about unit deviation. `labels`: int64 [N],
+    or None. `key` names examples and form.
+    """
 
     name: str
     key: str
-    images: npt.NDArray[np.uint8]
+    examples: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64] | None
     class_names: tuple[str, ...]
 
     @property
-    def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
-        return int(self.images.shape[1])
+    def shape(self) -> Shape:
+        """The shape of one example, and the number of classes."""
+        return shape_of(self.examples.shape[1:], len(self.class_counts))
 
     @property
-    def size(self) -> int:
-        """Height and width in pixels."""
-        return int(self.images.shape[2])
+    def class_counts(self) -> tuple[int, ...]:
+        """How many examples each class has; empty where there are no labels."""
+        return () if self.labels is None else tuple(np.bincount(self.labels).tolist())
 
 
-def open_images(config: DataConfig, report: Report = lambda text: None) -> ImageSet:
-    """The pictures a configuration names, decoded into the cache on first use.
+class Batch(NamedTuple):
+    """Real samples, float32 [B, ...], pictures in [-1, 1]; and their labels, int64 [B], or None without labels."""
+
+    samples: Tensor
+    labels: Tensor | None
+
+
+def open_data(config: DataConfig, report: Report = lambda text: None) -> DataSet:
+    """The data a configuration names; pictures are decoded into the cache on first use.
 
     Raises DataError where they are missing, unreadable, too few, or of a size that `data.size` must settle.
     """
     source = _open_source(config)
+    if isinstance(source, DataSet):
+        return source
     if source.count < 64:
         raise DataError(f"{config.dataset}: has {source.count} images; at least 64 are needed")
     wish = f"{FORMAT}\0{source.identity}\0{config.size}\0{config.channels}"
@@ -77,10 +93,10 @@ def open_images(config: DataConfig, report: Report = lambda text: None) -> Image
         raise DataError(f"{folder.parent}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
     labels = folder / "labels.npy"
     try:
-        return ImageSet(
+        return DataSet(
             name=Path(config.dataset).name,
             key=key,
-            images=np.load(folder / "images.npy", mmap_mode="r"),
+            examples=np.load(folder / "images.npy", mmap_mode="r"),
             labels=np.load(labels) if labels.exists() else None,
             class_names=tuple(json.loads((folder / "classes.json").read_text())),
         )
@@ -88,9 +104,9 @@ def open_images(config: DataConfig, report: Report = lambda text: None) -> Image
         raise DataError(f"{folder}: the decoded copy is damaged: {error}; remove it, and it is made again") from error
 
 
-def _open_source(config: DataConfig) -> Source:
+def _open_source(config: DataConfig) -> Source | DataSet:
     if config.dataset in plugins.names("dataset") or ":" in config.dataset:
-        source: Source = plugins.resolve("dataset", config.dataset)(config)
+        source: Source | DataSet = plugins.resolve("dataset", config.dataset)(config)
         return source
     path = Path(config.dataset)
     if path.is_dir():
@@ -170,33 +186,44 @@ def _fit(picture: Image.Image, channels: int, size: int) -> npt.NDArray[np.uint8
 
 
 class BatchSource:
-    """Draws batches of real pictures with replacement, by index, from a generator of its own."""
+    """Draws batches of real samples with replacement, by index, from a generator of its own."""
 
-    def __init__(self, images: ImageSet, device: torch.device, seed: int) -> None:
+    def __init__(self, data: DataSet, device: torch.device, seed: int) -> None:
         self._device = device
-        self.resident = images.images.nbytes <= RESIDENT_SHARE * _free_bytes(device)
-        self._held = torch.from_numpy(np.array(images.images)).to(device) if self.resident else None
-        self._map = images.images
+        self.resident = data.examples.nbytes <= RESIDENT_SHARE * _free_bytes(device)
+        self._held = _channels_last(torch.from_numpy(np.array(data.examples))).to(device) if self.resident else None
+        self._map = data.examples
+        self._labels = None if data.labels is None else torch.from_numpy(np.array(data.labels)).to(device)
         self.generator = torch.Generator().manual_seed(seed)  # on the CPU, so that residence changes no draw
 
-    def draw(self, count: int) -> Tensor:
-        """A batch in [-1, 1], float32 [count, C, S, S], on the device."""
+    def draw(self, count: int) -> Batch:
+        """A batch on the device."""
         index = torch.randint(len(self._map), (count,), generator=self.generator)
+        if self._device.type == "cuda":
+            index = index.pin_memory()
+        on_device = index.to(self._device, non_blocking=True)
         if self._held is not None:
-            pixels = self._held[index.to(self._device, non_blocking=True)]
+            examples = self._held[on_device]
         else:
-            pixels = torch.from_numpy(self._map[index.numpy()]).to(self._device, non_blocking=True)
-        return scale(pixels)
+            examples = _channels_last(torch.from_numpy(self._map[index.numpy()])).to(self._device, non_blocking=True)
+        return Batch(scale(examples), None if self._labels is None else self._labels[on_device])
 
 
-def scale(pixels: Tensor) -> Tensor:
-    """uint8 pixels to float32 in [-1, 1]."""
-    return pixels.float().div_(127.5).sub_(1.0)
+def _channels_last(examples: Tensor) -> Tensor:
+    """Pictures in the memory order that convolutions are fastest in; points as they are."""
+    return examples.contiguous(memory_format=torch.channels_last) if examples.dim() == 4 else examples
 
 
-def quantise(pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to uint8 pixels, as they would be saved."""
-    return pictures.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+def scale(examples: Tensor) -> Tensor:
+    """uint8 pixels to float32 in [-1, 1]; points as they are."""
+    return examples.float().div_(127.5).sub_(1.0) if examples.dtype == torch.uint8 else examples
+
+
+def quantise(samples: Tensor) -> Tensor:
+    """Pictures in [-1, 1] to uint8 pixels, as they would be saved; points as they are."""
+    if samples.dim() != 4:
+        return samples.float()
+    return samples.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
 def _free_bytes(device: torch.device) -> int:
