@@ -13,7 +13,8 @@ Prints rows for RESULTS.md.
 - a Dataset that holds decoded uint8 pictures, as torchvision's MNIST and CIFAR10 do, already of the right size; an item
   becomes a PIL image and passes ToTensor and Normalize
 - DataLoader(shuffle=True, num_workers=0); an incomplete last batch is dropped, so that all batches have one size
-- networks in PyTorch's default memory order; Adam with the arguments of the tutorial, in PyTorch's default form
+- networks in PyTorch's default memory order, seams between Linear and convolutions included
+- Adam with the arguments of the tutorial, in PyTorch's default form
 - a step of D: zero_grad; reals forward, loss, backward; fakes forward, loss, backward; step
 - a step of G on the same fakes, through a D that still collects gradients
 - BCEWithLogits against a tensor of targets, or the hinge
@@ -61,7 +62,7 @@ from gantune.config import (
     derive_seed,
 )
 from gantune.data.data_set import Batch, BatchSource, DataSet, open_data, scale
-from gantune.models.networks import Networks
+from gantune.models.networks import FromMaps, Networks, ToMaps
 from gantune.trainer import GANTrainer
 
 Run = Callable[[int], None]  # trains that many steps
@@ -182,8 +183,15 @@ def _endless(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _networks(config: TrialConfig, data: DataSet) -> Networks:
-    """What GANTrainer of the same configuration starts from, bit for bit."""
-    return build_networks(config.architecture, data.shape, derive_seed(config.seed, "weights"))
+    """The layers and weights that GANTrainer starts from, in PyTorch's default memory order."""
+    networks = build_networks(config.architecture, data.shape, derive_seed(config.seed, "weights"))
+    for network in (networks.generator, networks.discriminator):
+        for name, module in list(network.named_modules()):
+            if isinstance(module, ToMaps):
+                network.set_submodule(name, nn.Unflatten(1, (module.channels, module.side, module.side)))
+            elif isinstance(module, FromMaps):
+                network.set_submodule(name, nn.Flatten())
+    return networks
 
 
 def _by_hand(config: TrialConfig, data: DataSet, device: torch.device, loader: DataLoader[Any]) -> Run:

@@ -71,7 +71,7 @@ class GANTrainer:
         self.rates_g = Rates(self.optimizer_g)
         self.rates_d = Rates(self.optimizer_d, lazy=max([1, *(term.every for term in self.terms.values())]))
         self.schedules: dict[str, Schedule] = {
-            name: build_schedule(getattr(config, f"{name}_schedule")) for name in ("lr", "beta", "penalty")
+            name: build_schedule(getattr(config, f"{name}_schedule")) for name in SCHEDULES
         }
 
         self.noise, self.mixing, self.augmenting = (

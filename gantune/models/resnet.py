@@ -16,7 +16,6 @@ from gantune.models.networks import (
     NormD,
     NormG,
     Resize,
-    ToMaps,
     Width,
     classes_of,
     halvings,
@@ -147,7 +146,9 @@ class _Generator(nn.Module):
         widths = [residual_width(width, side) for side in sides]
         self.labels = nn.Embedding(classes, z_dim) if classes and norm == "none" else None
         inputs = 2 * z_dim if self.labels is not None else z_dim
-        self.start = nn.Sequential(wrap(nn.Linear(inputs, widths[0] * sides[0] ** 2)), ToMaps(widths[0], sides[0]))
+        self.start = nn.Sequential(
+            wrap(nn.Linear(inputs, widths[0] * sides[0] ** 2)), nn.Unflatten(1, (widths[0], sides[0], sides[0]))
+        )
         self.blocks = nn.ModuleList(
             _UpBlock(before, after, side, norm, kind, classes, wrap)
             for before, after, side in zip(widths[:-1], widths[1:], sides[1:], strict=True)
