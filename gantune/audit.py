@@ -8,7 +8,7 @@ compared with its configuration.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -141,19 +141,20 @@ class Fingerprint:
                 self._trainer.samples_seen = int(point * self._config.samples)
                 with torch.random.fork_rng(devices=[]):  # a user's network may draw, as dropout does
                     torch.default_generator.manual_seed(derive_seed(0, "audit", "global", index))
-                    self._trainer.step(self._noise(index))
+                    self._trainer.step(noise(self._shape, derive_seed(0, "audit", index)))
                 self._stepped.append(self._trainer.state())
             yield self._stepped[index]
 
-    def _noise(self, index: int) -> Any:
-        draws = torch.Generator().manual_seed(derive_seed(0, "audit", index))
 
-        def draw(count: int) -> Batch:
-            samples = torch.rand(count, *self._shape.dims, generator=draws) * 2 - 1
-            classes = self._shape.classes
-            return Batch(samples, torch.randint(classes, (count,), generator=draws) if classes else None)
+def noise(shape: Shape, seed: int) -> Callable[[int], Batch]:
+    """Draws batches of uniform noise, with labels where the shape has classes."""
+    draws = torch.Generator().manual_seed(seed)
 
-        return draw
+    def draw(count: int) -> Batch:
+        samples = torch.rand(count, *shape.dims, generator=draws) * 2 - 1
+        return Batch(samples, torch.randint(shape.classes, (count,), generator=draws) if shape.classes else None)
+
+    return draw
 
 
 def _configurations(space: SearchSpace) -> Iterator[TrialConfig]:

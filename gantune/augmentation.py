@@ -3,6 +3,8 @@
 Every transform draws its own numbers a sample from a generator, and passes the gradient on to its input.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -98,14 +100,16 @@ class DiffAugment(Augmentation):
         super().__init__()
         self.color, self.translation, self.cutout = color, translation, cutout
 
+    def transforms(self) -> list[Callable[..., Tensor]]:
+        """Those that are on, in order."""
+        shifted = partial(translate, share=SHIFT)
+        known = ((self.color, recolour), (self.translation, shifted), (self.cutout, cutout))
+        return [transform for on, transform in known if on]
+
     def forward(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """Every transform that is on, in turn."""
-        if self.color:
-            pictures = recolour(pictures, generator)
-        if self.translation:
-            pictures = translate(pictures, SHIFT, generator)
-        if self.cutout:
-            pictures = cutout(pictures, generator)
+        for transform in self.transforms():
+            pictures = transform(pictures, generator=generator)
         return pictures
 
     def extra_repr(self) -> str:
@@ -113,9 +117,7 @@ class DiffAugment(Augmentation):
         return f"color={self.color}, translation={self.translation}, cutout={self.cutout}"
 
 
-@pictures_only
-@does_something
-class Adaptive(Augmentation):
+class Adaptive(DiffAugment):
     """The same transforms, each with a probability that overfitting drives. Karras et al. 2020, StyleGAN2-ADA.
 
     Every 4 discriminator steps the probability moves by the pictures seen since over `speed_samples`: up where the
@@ -136,25 +138,18 @@ class Adaptive(Augmentation):
         translation: bool = True,
         cutout: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(color=color, translation=translation, cutout=cutout)
         self.target, self.speed_samples = target, speed_samples
-        self.color, self.translation, self.cutout = color, translation, cutout
         for name in ("probability", "signs", "seen"):
             self.register_buffer(name, torch.zeros(()))
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """Every transform that is on, each to the share of pictures that the probability says."""
-        if self.color:
-            pictures = self._some(recolour(pictures, generator), pictures, generator)
-        if self.translation:
-            pictures = self._some(translate(pictures, SHIFT, generator), pictures, generator)
-        if self.cutout:
-            pictures = self._some(cutout(pictures, generator), pictures, generator)
+        for transform in self.transforms():
+            changed = transform(pictures, generator=generator)
+            (drawn,) = _uniform(pictures, 1, generator)
+            pictures = torch.where(drawn < self.probability, changed, pictures)
         return pictures
-
-    def _some(self, changed: Tensor, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        (drawn,) = _uniform(pictures, 1, generator)
-        return torch.where(drawn < self.probability, changed, pictures)
 
     @torch.no_grad()
     def observe(self, signs: Tensor, step: int) -> None:
@@ -169,5 +164,4 @@ class Adaptive(Augmentation):
 
     def extra_repr(self) -> str:
         """The options, as modules show them."""
-        switches = f"color={self.color}, translation={self.translation}, cutout={self.cutout}"
-        return f"target={self.target:g}, speed_samples={self.speed_samples}, {switches}"
+        return f"target={self.target:g}, speed_samples={self.speed_samples}, {super().extra_repr()}"

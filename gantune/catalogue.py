@@ -10,19 +10,7 @@ from gantune.compatibility import rules
 from gantune.config import VALUES, TrialConfig
 from gantune.errors import PluginError
 from gantune.metrics.reference import METRICS
-from gantune.plugins import Option
-
-# What people ask for, and the kind of component that it is.
-TOPICS = {
-    "architectures": "architecture",
-    "losses": "loss",
-    "penalties": "penalty",
-    "regularizers": "regularizer",
-    "augmentations": "augmentation",
-    "optimizers": "optimizer",
-    "schedules": "schedule",
-    "data": "dataset",
-}
+from gantune.plugins import TOPICS, Option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

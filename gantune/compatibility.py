@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from gantune import plugins
 from gantune.config import COMPONENTS, VALUES, Component, Scalar, TrialConfig
 from gantune.errors import PluginError, SpecError
+from gantune.plugins import shown
 
 Declared = TypeVar("Declared", bound=Callable[..., Any])
 ATTRIBUTE = "__gantune_refuses__"
@@ -45,7 +46,7 @@ class Not:
         return value != self.value
 
     def __str__(self) -> str:
-        return f"not {_show(self.value)}"
+        return f"not {shown(self.value)}"
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -62,7 +63,7 @@ class OneOf:
         return value in self.values
 
     def __str__(self) -> str:
-        return " or ".join(map(_show, self.values))
+        return " or ".join(map(shown, self.values))
 
 
 Condition = Scalar | Above | Not | OneOf
@@ -77,7 +78,7 @@ class Rule:
     fix: str
 
     def __str__(self) -> str:
-        conditions = " and ".join(f"{path}: {_show(condition)}" for path, condition in self.where.items())
+        conditions = " and ".join(f"{path}: {shown(condition)}" for path, condition in self.where.items())
         return f"refuses {conditions}: {self.why}; {self.fix}"
 
 
@@ -107,7 +108,7 @@ def conflict(config: TrialConfig) -> str | None:
                 fact is not None and _holds(condition, fact[1])
                 for fact, condition in zip(facts, rule.where.values(), strict=True)
             ):
-                named = " and ".join(f"{name}: {_show(value)}" for name, value in filter(None, facts))
+                named = " and ".join(f"{name}: {shown(value)}" for name, value in filter(None, facts))
                 return f"{parameter}.{component.name} does not go with {named}: {rule.why}; {rule.fix}"
     return None
 
@@ -159,9 +160,3 @@ def _holds(condition: Condition, value: Scalar) -> bool:
     if isinstance(condition, Above | Not | OneOf):
         return condition.holds(value)
     return condition == value and isinstance(condition, bool) == isinstance(value, bool)
-
-
-def _show(value: Condition) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)

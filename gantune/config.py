@@ -31,7 +31,6 @@ Count = Annotated[int, Bounds(low=1)]
 Positive = Annotated[float, Bounds(above=0)]
 Weight = Annotated[float, Bounds(low=0)]
 Fraction = Annotated[float, Bounds(above=0, high=1)]
-Momentum = Annotated[float, Bounds(low=0, high=0.999999)]
 ImageSize = Annotated[int, Bounds(low=8, high=128)]
 
 

@@ -11,7 +11,7 @@ from gantune import plugins
 from gantune.config import Scalar, derive_seed
 from gantune.document import Node, Problems
 from gantune.errors import PluginError
-from gantune.plugins import Option, did_you_mean
+from gantune.plugins import Option, did_you_mean, shown
 
 NUMBER = r"[-+]?(?:\d[\d_]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"((?:(?:log|int)\s+)*)({NUMBER})\s*\.\.\s*({NUMBER})")
@@ -24,7 +24,7 @@ class Constant:
     value: Scalar
 
     def __str__(self) -> str:
-        return _show(self.value)
+        return shown(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Choice:
     values: tuple[Scalar, ...]
 
     def __str__(self) -> str:
-        return "[" + ", ".join(map(_show, self.values)) + "]"
+        return "[" + ", ".join(map(shown, self.values)) + "]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +248,7 @@ def _read_choice(node: Node, items: list[Node], option: Option, problems: Proble
             problems.add(item.place, f"`{option.name}`: {error}")
             continue
         if value in values:
-            problems.add(item.place, f"`{option.name}`: `{_show(value)}` is given twice", "keep one of them")
+            problems.add(item.place, f"`{option.name}`: `{shown(value)}` is given twice", "keep one of them")
         values.append(value)
     if not items:
         problems.add(node.place, f"`{option.name}` has no choices", f"expected {option.expected()}")
@@ -288,9 +288,3 @@ def _read_range(node: Node, text: str, option: Option, problems: Problems) -> Un
         problems.add(node.place, f"`{option.name}`: {complaint}")
         return None
     return Uniform(low=low, high=high, log="log" in words, integer=integer)
-
-
-def _show(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)

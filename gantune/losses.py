@@ -15,7 +15,7 @@ from torch.nn.functional import relu, softplus
 
 from gantune.compatibility import Above, Not, refuses
 from gantune.config import Bounds, Works
-from gantune.penalties import GradientPenalty, Penalty, PenaltyWeight
+from gantune.penalties import GradientPenalty, Penalty, PenaltyWeight, per_sample
 
 DSteps = Annotated[int, Bounds(low=1, high=100), Works("[1, 2, 5]")]
 Smoothing = Annotated[float, Bounds(low=0, high=0.5), Works("0..0.2")]
@@ -138,11 +138,7 @@ def wasserstein(*, clip: Annotated[float, Bounds(low=0), Works("log 0.01..0.1")]
     why="it brings its own gradient penalty",
     fix="use penalty: none, or loss: wasserstein with that penalty",
 )
-@refuses(
-    {"architecture.norm_d": "batch"},
-    why="the gradient penalty is per sample and batch norm mixes samples",
-    fix="use norm_d: layer, instance, spectral or none",
-)
+@per_sample
 def wgan_gp(*, gp_weight: PenaltyWeight = 10.0, d_steps: DSteps = 5) -> Game:
     """The Wasserstein game under a gradient penalty. Gulrajani et al. 2017."""
     return Game(

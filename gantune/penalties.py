@@ -123,12 +123,19 @@ def no_penalty() -> None:
     """The discriminator's gradient is left alone."""
 
 
-@per_sample
-class GradientPenalty(Penalty):
-    """Slopes of 1 between real and fake. Gulrajani et al. 2017; `every`: Karras et al. 2020, appendix B."""
-
+class _UnitSlopes(Penalty):
     def __init__(self, *, weight: PenaltyWeight = 10.0, every: Every = 1) -> None:
         super().__init__(weight=weight, every=every)
+
+
+class _ZeroSlopes(Penalty):
+    def __init__(self, *, weight: Gamma = 1.0, every: Every = 1) -> None:
+        super().__init__(weight=weight, every=every)
+
+
+@per_sample
+class GradientPenalty(_UnitSlopes):
+    """Slopes of 1 between real and fake. Gulrajani et al. 2017; `every`: Karras et al. 2020, appendix B."""
 
     def forward(self, at: Judged) -> Tensor:
         """See `gradient_penalty`."""
@@ -136,11 +143,8 @@ class GradientPenalty(Penalty):
 
 
 @per_sample
-class Dragan(Penalty):
+class Dragan(_UnitSlopes):
     """Slopes of 1 around the reals. Kodali et al. 2017; `every`: Karras et al. 2020, appendix B."""
-
-    def __init__(self, *, weight: PenaltyWeight = 10.0, every: Every = 1) -> None:
-        super().__init__(weight=weight, every=every)
 
     def forward(self, at: Judged) -> Tensor:
         """See `dragan_penalty`."""
@@ -148,13 +152,10 @@ class Dragan(Penalty):
 
 
 @per_sample
-class R1(Penalty):
+class R1(_ZeroSlopes):
     """Slopes of 0 on reals; `weight` is gamma. Mescheder et al. 2018; `every`: Karras et al. 2020, appendix B."""
 
     slopes_of = frozenset(["real"])
-
-    def __init__(self, *, weight: Gamma = 1.0, every: Every = 1) -> None:
-        super().__init__(weight=weight, every=every)
 
     def forward(self, at: Judged) -> Tensor:
         """See `zero_centred`."""
@@ -162,13 +163,10 @@ class R1(Penalty):
 
 
 @per_sample
-class R2(Penalty):
+class R2(_ZeroSlopes):
     """Slopes of 0 on fakes; `weight` is gamma. Mescheder et al. 2018; `every`: Karras et al. 2020, appendix B."""
 
     slopes_of = frozenset(["fake"])
-
-    def __init__(self, *, weight: Gamma = 1.0, every: Every = 1) -> None:
-        super().__init__(weight=weight, every=every)
 
     def forward(self, at: Judged) -> Tensor:
         """See `zero_centred`."""
@@ -176,13 +174,10 @@ class R2(Penalty):
 
 
 @per_sample
-class R1R2(Penalty):
+class R1R2(_ZeroSlopes):
     """R1 and R2 under one gamma, `weight`. Huang et al. 2024, R3GAN; `every`: Karras et al. 2020, appendix B."""
 
     slopes_of = frozenset(["real", "fake"])
-
-    def __init__(self, *, weight: Gamma = 1.0, every: Every = 1) -> None:
-        super().__init__(weight=weight, every=every)
 
     def forward(self, at: Judged) -> Tensor:
         """See `zero_centred`."""

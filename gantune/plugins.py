@@ -76,6 +76,18 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
 }
 
+# What people ask for, and the kind of component that it is.
+TOPICS = {
+    "architectures": "architecture",
+    "losses": "loss",
+    "penalties": "penalty",
+    "regularizers": "regularizer",
+    "augmentations": "augmentation",
+    "optimizers": "optimizer",
+    "schedules": "schedule",
+    "data": "dataset",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -223,6 +235,13 @@ def _load(kind: str, target: str) -> Factory:
     if not callable(found):
         raise PluginError(f"{kind} `{target}` is not a function")
     return typing.cast(Factory, found)
+
+
+def shown(value: object) -> str:
+    """A value in the words of a space file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

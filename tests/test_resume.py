@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from gantune import plugins
+from gantune.audit import noise
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.compatibility import conflict
 from gantune.config import CollapseConfig, Component, DataConfig, ObjectiveConfig, TrialConfig
-from gantune.data.data_set import Batch
 from gantune.errors import CheckpointError
 from gantune.models.networks import ImageShape, PointShape
 from gantune.trainer import GANTrainer
@@ -65,18 +65,8 @@ def configure(**changes):
     return TrialConfig(**{**values, **changes})
 
 
-def source(shape, seed):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(count):
-        samples = torch.rand(count, *shape.dims, generator=generator) * 2 - 1
-        return Batch(samples, torch.randint(shape.classes, (count,), generator=generator))
-
-    return draw
-
-
 def train(trainer, seed):
-    draw = source(trainer.shape, seed)
+    draw = noise(trainer.shape, seed)
     for _ in range(STEPS):
         trainer.step(draw)
 
@@ -332,7 +322,7 @@ def test_a_schedule_goes_on_from_where_the_state_was_saved():
     assert loaded.factors() == straight.factors() == {"lr": pytest.approx(1 - seen / 60), "beta": 1.0, "penalty": 1.0}
     for _ in range(2):
         assert [group["lr"] for group in groups(loaded)] == pytest.approx([1e-3 * (1 - seen / 60)] * 2)
-        loaded.step(source(SHAPE, 1))  # which is taken by the rates of its start
+        loaded.step(noise(SHAPE, 1))  # which is taken by the rates of its start
 
 
 def test_a_loaded_state_belongs_to_the_file_and_not_to_the_trainer():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from gantune.audit import noise
 from gantune.cli.main import cli
 from gantune.compatibility import conflict
 from gantune.config import derive_seed
-from gantune.data.data_set import Batch
 from gantune.domains import FixedDraw, RandomDraw
 from gantune.models.networks import ImageShape, PointShape
 from gantune.space import load_space, load_trial
@@ -39,16 +39,6 @@ def shape_of_data(space):
 
 def configurations(space):
     return ASKED or (OF_WIDE if space.data.dataset == "cifar10" else USUAL)
-
-
-def noise(shape, seed):
-    draws = torch.Generator().manual_seed(seed)
-
-    def draw(count):
-        samples = torch.rand(count, *shape.dims, generator=draws) * 2 - 1
-        return Batch(samples, torch.randint(shape.classes, (count,), generator=draws))
-
-    return draw
 
 
 def valid_configurations(space):

@@ -5,10 +5,10 @@ import textwrap
 
 import click
 
-TOPICS = (
-    *("architectures", "losses", "penalties", "regularizers", "augmentations"),
-    *("optimizers", "schedules", "data", "metrics", "parameters"),
-)
+from gantune import plugins
+from gantune.plugins import shown
+
+TOPICS = (*plugins.TOPICS, "metrics", "parameters")
 WIDTH = 110
 
 
@@ -35,7 +35,7 @@ def command(topic: str, as_json: bool) -> None:
             found += textwrap.wrap(" ".join(paragraph.split()), WIDTH, initial_indent="  ", subsequent_indent="  ")
         width = max((len(option.name) for option in entry.options), default=0)
         for option in entry.options:
-            default = "no default" if option.required else f"default {_show(option.default)}"
+            default = "no default" if option.required else f"default {shown(option.default)}"
             works = f"; works in {option.works}" if option.works else ""
             found.append(f"    {option.name:<{width}}  {option.expected()}; {default}{works}")
         for rule in entry.refuses:
@@ -44,9 +44,3 @@ def command(topic: str, as_json: bool) -> None:
 
     gap = "\n" if topic == "parameters" else "\n\n"
     click.echo(gap.join("\n".join(lines(entry)) for entry in entries))
-
-
-def _show(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)

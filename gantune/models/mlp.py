@@ -1,5 +1,6 @@
 """Fully connected networks, as in the first GAN; for pictures and for points."""
 
+import math
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
@@ -35,9 +36,7 @@ def mlp(
     """
     classes = classes_of(shape, conditional)
     told = EMBEDDING if classes else 0
-    numbers = 1
-    for side in shape.dims:
-        numbers *= side
+    numbers = math.prod(shape.dims)
     generator: list[nn.Module] = []
     discriminator: list[nn.Module] = []
     for layer in range(depth):

@@ -1,5 +1,6 @@
 """The pair of networks an architecture builds, and the pieces that architectures share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -173,7 +174,7 @@ class Labelled(nn.Sequential):
 
     def __init__(self, layers: Sequence[nn.Module], classes: int, dims: tuple[int, ...]) -> None:
         super().__init__(*layers)
-        self.labels = nn.Embedding(classes, int(torch.Size(dims).numel()))
+        self.labels = nn.Embedding(classes, math.prod(dims))
         self.dims = dims
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]

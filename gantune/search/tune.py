@@ -132,8 +132,6 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             os.replace(partial, run.reference_path)
         reference = load_reference(run.reference_path)
         check_same_data(images, reference)
-        screen.passing("trying whether every parameter has an effect")
-        audit_space(space, images.shape)
         study = Study(run.study_path, space, reference.noise_score)
         ledger = Ledger(run, space, study)
         if continued:
@@ -144,6 +142,8 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             f"its features name {reference.accuracy:.0%} of unseen images rightly)"
         )
         if not ledger.complete() and not ledger.out_of_budget():
+            screen.passing("trying whether every parameter has an effect")
+            audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(run.folder / "ray.log", address))
             limit = _Limit(ledger)
