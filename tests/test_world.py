@@ -70,6 +70,7 @@ def in_group(rank, size, meeting, work, folder, *given):
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     try:
         torch.save(work(World(rank, size), *given), folder / f"{rank}.pt")
+        distributed.barrier()  # none leaves while another still listens to it
     finally:
         distributed.destroy_process_group()
 
