@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -162,6 +163,20 @@ def test_a_run_whose_folder_was_renamed_keeps_its_study(path, space):
     again = Study(moved, space, FLOOR)
     assert again.open_proposals() == proposals[1:]
     assert again.propose().number == 3
+
+
+def test_a_driver_killed_while_it_wrote_leaves_a_study_that_opens(path, space, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    path = Path(path.name)  # as a relative path, a lock left behind once held up the next driver for ever
+    first = Study(path, space, FLOOR).propose()
+    with path.open("ab") as stream:
+        stream.write(b'{"op_code":4,"worker')
+    Path(f"{path}.lock").symlink_to(path)
+
+    again = Study(path, space, FLOOR)
+    assert [proposal.number for proposal in again.open_proposals()] == [first.number]
+    assert again.propose().number == first.number + 1
+    assert Study(path, space, FLOOR).proposed() == 2
 
 
 def test_an_unreadable_journal_is_named(path, space):

@@ -36,14 +36,19 @@ class Proposal:
 
 
 class Study:
-    """The study of one run. `floor` is the value told for a collapse while no trial has a finite score yet."""
+    """The study of one run, opened by the one driver that holds the run.
+
+    `floor` is the value told for a collapse while no trial has a finite score yet.
+    """
 
     def __init__(self, path: Path, space: SearchSpace, floor: float) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         self._space = space
         self._floor = floor
         try:
-            storage = JournalStorage(JournalFileBackend(str(path)))
+            journal = path.resolve()  # the lock is a link to it, and a link with a relative target points elsewhere
+            _mend(journal)
+            storage = JournalStorage(JournalFileBackend(str(journal)))
             names = optuna.get_all_study_names(storage)  # a run that was renamed keeps its study
             name = names[0] if names else path.parent.name
             self._study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
@@ -149,6 +154,15 @@ class Study:
             for value in [*trial.intermediate_values.values(), *(trial.values or [])]
         ]
         return max(seen, default=self._floor)
+
+
+def _mend(journal: Path) -> None:
+    """Take away what a driver leaves that is killed while it writes: its lock, and the line that it did not end."""
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        with journal.open("rb+") as stream:
+            content = stream.read()
+            stream.truncate(content.rfind(b"\n") + 1)
 
 
 def _sampler(space: SearchSpace, sessions: int) -> BaseSampler:
