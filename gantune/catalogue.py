@@ -42,7 +42,10 @@ class Entry:
 def catalogue(topic: str) -> list[Entry]:
     """The entries of a topic: one of TOPICS, `metrics`, or `parameters` for the numbers of a space."""
     if topic == "metrics":
-        return [Entry(name=name, about=_about(function)) for name, function in METRICS.items()]
+        return [
+            Entry(name=name, about=f"{_about(function)}\n\nBetter: {better}.")
+            for name, (function, better) in METRICS.items()
+        ]
     if topic == "parameters":
         declared = plugins.options(TrialConfig)
         return [Entry(name=name, about="", options=(declared[name],)) for name in VALUES]

@@ -1,23 +1,34 @@
 """Decide from measurements whether a run is dead, of what, and on which evidence.
 
-Hard failures (values that are not finite, one constant picture) end a run at once. Everything else needs low
-diversity and no improvement in several reports in a row, after a warm-up: many runs that look collapsed early
-recover.
+Hard failures (values that are not finite, one constant picture) end a run at once. Everything else has to be seen in
+several reports in a row, after a warm-up: many runs that look collapsed early recover. What decides is what the
+samples show: low diversity without improvement, a score far above the run's own best, copies of training examples,
+an output that no longer changes. The discriminator's signals name the cause; they never decide.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from gantune.config import CollapseConfig
 
-State = Literal["healthy", "diverged", "mode_collapse", "generator_stalled", "discriminator_won"]
+State = Literal[
+    "healthy", "diverged", "mode_collapse", "generator_stalled", "discriminator_won", "oscillation", "memorised"
+]
 
 CONSTANT = 0.001  # diversity of pixels over the real data's own, below which the output is one picture; an untrained
 # generator without normalisation shows 0.006, and may yet learn
 D_CERTAIN = 0.99  # accuracy of a discriminator that is never wrong
-GRADIENT_GONE = 1e-3  # norm of the generator's gradient that no longer moves it
+GRADIENT_GONE = 1e-2  # norm of the generator's gradient that no longer moves it; healthy runs show 0.3 and more
+SATURATED = -10.0  # mean logit of fakes below which a loss has no slope left in float32
+BEGUN = 0.7  # of the first score, below which a run has begun to learn
+LATE = 0.5  # share of the budget from which one that has not is judged all the same: some healthy runs start slowly
+NOTHING_REACHED = 0.01  # recall of an output that reaches none of the real data
+UNCHANGED = 1e-9  # relative change of a score that an update of the weights would exceed
+REMEMBERED = 6  # scores that an oscillation is looked for in
+SWING = 0.2  # relative change between two turning points of an oscillation
+TURNS = 2  # turning points among the remembered scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +45,26 @@ class Verdict:
         return self.state != "healthy"
 
 
+@dataclass(slots=True, kw_only=True)
+class _Memory:
+    """What the next verdict depends on: scores, and for how many reports in a row each sign has been there."""
+
+    first: float | None = None
+    best: float | None = None
+    scores: list[float] = field(default_factory=list)
+    narrow: int = 0
+    far: int = 0
+    copied: int = 0
+    unchanged: int = 0
+
+
 class CollapseMonitor:
     """Judges one run, report by report. `samples` is the run's budget."""
 
     def __init__(self, config: CollapseConfig, samples: int) -> None:
         self._config = config
         self._samples = samples
-        self._first: float | None = None
-        self._best: float | None = None
-        self._strikes = 0
+        self._memory = _Memory()
 
     def observe(
         self, samples_seen: int, score: float, metrics: Mapping[str, float], signals: Mapping[str, float], finite: bool
@@ -60,45 +82,85 @@ class CollapseMonitor:
         if pixels < CONSTANT:
             cause = f"one constant picture at {share:.0%} (pixel diversity {pixels:.3f} of the real data's)"
             return Verdict(state="mode_collapse", cause=cause, evidence=evidence)
-
-        improved = self._best is None or score < self._best * (1 - self._config.min_improvement)
-        self._first = score if self._first is None else self._first
-        self._best = score if self._best is None else min(self._best, score)
-        low = min(metrics["diversity"], pixels) < self._config.min_diversity
-        if share < self._config.warmup or improved or not low:
-            self._strikes = 0
+        self._remember(share, score, metrics)
+        state, cause = self._judge(score, metrics, signals)
+        if state == "healthy":
             return Verdict()
-        self._strikes += 1
-        if self._strikes < self._config.patience:
-            return Verdict()
-        evidence |= {"reports_in_a_row": float(self._strikes), "best_score": self._best, "first_score": self._first}
-        return self._name(share, metrics, signals, evidence)
+        memory = self._memory
+        evidence |= {"best_score": memory.best or 0.0, "first_score": memory.first or 0.0}
+        evidence["reports_in_a_row"] = max(memory.narrow, memory.far, memory.copied, memory.unchanged)
+        return Verdict(state=state, cause=f"{cause}, at {share:.0%}", evidence=evidence)
 
-    def _name(
-        self, share: float, metrics: Mapping[str, float], signals: Mapping[str, float], evidence: Mapping[str, float]
-    ) -> Verdict:
-        """The cause of a soft verdict. The discriminator's signals name it; they have not decided it."""
-        assert self._best is not None
-        assert self._first is not None
-        stuck = f"no improvement in {self._strikes} reports, at {share:.0%}"
+    def _remember(self, share: float, score: float, metrics: Mapping[str, float]) -> None:
+        memory, config = self._memory, self._config
+        last = memory.scores[-1] if memory.scores else math.nan
+        improved = memory.best is None or score < memory.best - config.min_improvement * abs(memory.best)
+        memory.first = score if memory.first is None else memory.first
+        memory.best = score if memory.best is None else min(memory.best, score)
+        memory.scores = [*memory.scores, score][-REMEMBERED:]
+        counted = share >= config.warmup
+        low = min(metrics["diversity"], metrics["pixel_diversity"]) < config.min_diversity
+        low = low or metrics["recall"] < NOTHING_REACHED  # a few pictures far apart are diverse, and reach nothing
+        begun = memory.best <= BEGUN * memory.first or share >= LATE
+        memory.narrow = memory.narrow + 1 if counted and begun and low and not improved else 0
+        far = memory.best > 0 and score > config.divergence * memory.best
+        memory.far = memory.far + 1 if counted and far else 0
+        copied = metrics.get("memorisation", 1.0) < config.min_novelty and not low
+        memory.copied = memory.copied + 1 if counted and copied else 0
+        same = abs(score - last) <= UNCHANGED * abs(last)
+        memory.unchanged = memory.unchanged + 1 if counted and same else 0
+
+    def _judge(self, score: float, metrics: Mapping[str, float], signals: Mapping[str, float]) -> tuple[State, str]:
+        """The verdict's state and cause. The discriminator's signals name it; they have not decided it."""
+        memory, patience = self._memory, self._config.patience
+        assert memory.best is not None
+        assert memory.first is not None
         diversity = f"diversity {min(metrics['diversity'], metrics['pixel_diversity']):.2f} of the real data's"
-        if signals["d_accuracy"] > D_CERTAIN and signals["g_gradient"] < GRADIENT_GONE:
-            cause = f"the discriminator is never wrong and the generator's gradient is gone; {diversity}, {stuck}"
-            return Verdict(state="discriminator_won", cause=cause, evidence=evidence)
-        if self._best > self._first * (1 - self._config.min_improvement):
-            cause = f"the generator has not improved on its first report; {diversity}, {stuck}"
-            return Verdict(state="generator_stalled", cause=cause, evidence=evidence)
-        return Verdict(
-            state="mode_collapse",
-            cause=f"{diversity}, recall {metrics['recall']:.2f}, {stuck}",
-            evidence=evidence,
-        )
+        lost = signals["d_accuracy"] > D_CERTAIN and signals["g_gradient"] < GRADIENT_GONE
+        cut_off = signals["g_gradient"] == 0 and signals.get("logit_fake", 0.0) > SATURATED
+        lost = lost and not cut_off  # no gradient from logits that have one: the generator's own fault
+        defeat = "the discriminator is never wrong and the generator's gradient is gone"
+        if memory.copied >= patience:
+            near = f"{metrics['memorisation']:.2f} of the distance of unseen ones"
+            return "memorised", f"samples lie at {near} from training examples in {memory.copied} reports"
+        if memory.unchanged >= patience:
+            still = f"not one sample has changed in {memory.unchanged} reports"
+            return ("discriminator_won", f"{defeat}; {still}") if lost else ("generator_stalled", still)
+        if memory.narrow >= patience:
+            stuck = f"{diversity}, no improvement in {memory.narrow} reports"
+            if lost:
+                return "discriminator_won", f"{defeat}; {stuck}"
+            if memory.best > memory.first - self._config.min_improvement * abs(memory.first):
+                return "generator_stalled", f"the generator has not improved on its first report; {stuck}"
+            if _turns(memory.scores) >= TURNS:
+                return "oscillation", f"the score swings between {_range(memory.scores)}; {stuck}"
+            return "mode_collapse", f"recall {metrics['recall']:.2f}, {stuck}"
+        if memory.far >= patience:
+            away = f"the score is {score / memory.best:.1f} times its best, in {memory.far} reports"
+            return ("discriminator_won", f"{defeat}; {away}") if lost else ("diverged", f"{away}; {diversity}")
+        return "healthy", ""
 
-    def state(self) -> dict[str, float | None]:
+    def state(self) -> dict[str, Any]:
         """What the next verdict depends on."""
-        return {"first": self._first, "best": self._best, "strikes": self._strikes}
+        return asdict(self._memory)
 
-    def load_state(self, state: Mapping[str, float | None]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
-        self._first, self._best = state["first"], state["best"]
-        self._strikes = int(state["strikes"] or 0)
+        self._memory = _Memory(**state)
+
+
+def _range(scores: list[float]) -> str:
+    return f"{min(scores):.4g} and {max(scores):.4g}"
+
+
+def _turns(scores: list[float]) -> int:
+    """How often a score turned by a fifth or more: up after down, or down after up."""
+    turns, way, extreme = 0, 0, scores[0]
+    for score in scores[1:]:
+        moved = 1 if score > extreme else -1
+        if moved == way:
+            extreme = score
+        elif abs(score - extreme) >= SWING * max(abs(score), abs(extreme)):
+            turns += way != 0
+            way, extreme = moved, score
+    return turns

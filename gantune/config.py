@@ -46,6 +46,11 @@ class Component:
         return dict(self.options).get(name)
 
 
+NONE = Component(name="none")
+CONSTANT = Component(name="constant")
+AUTO = Component(name="auto")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Which pictures: a known name, a folder of images, or Parquet with an image column."""
@@ -83,9 +88,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """What is minimised, how often and from how many samples it is measured."""
+    """What is minimised, in the sight of which features, how often and from how many samples it is measured."""
 
-    metric: Literal["fid"] = "fid"
+    metric: Literal["fid", "fid_inf", "kid"] = "fid"
+    features: Component = AUTO
     samples: SampleCounts = field(default_factory=SampleCounts)
     reports: Count = 12
     constraints: tuple[Constraint, ...] = ()
@@ -93,13 +99,20 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollapseConfig:
-    """When a run is given up. `warmup` is a fraction of the trial's budget, `patience` a count of reports."""
+    """When a run is given up. `warmup` is a fraction of the trial's budget, `patience` a count of reports in a row.
+
+    `min_diversity` is relative to the real data's own, `min_improvement` to the best score so far. `divergence` is how
+    many times its best a score may be; `min_novelty` how near samples may lie to training examples, 1 being as far as
+    unseen ones.
+    """
 
     enabled: bool = True
     warmup: Annotated[float, Bounds(low=0, high=1)] = 0.2
     patience: Count = 2
     min_diversity: Annotated[float, Bounds(low=0, high=1)] = 0.5
     min_improvement: Annotated[float, Bounds(low=0, high=1)] = 0.03
+    divergence: Annotated[float, Bounds(above=1)] = 4.0
+    min_novelty: Annotated[float, Bounds(low=0, high=1)] = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +127,22 @@ class BudgetConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asha:
-    """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2018."""
+    """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2018.
+
+    `spared` is the share of stopped trials that are let run to the end, to see whether the stops are right.
+    """
 
     first_rung: Fraction = 0.25
     reduction: Annotated[float, Bounds(low=1.5)] = 3.0
+    spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
+
+    def rungs(self, samples: int) -> list[int]:
+        """The samples seen at which it decides, below a budget."""
+        found, at = set(), self.first_rung * samples
+        while at < samples:
+            found.add(max(1, round(at)))
+            at *= self.reduction
+        return sorted(found - {samples})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +161,14 @@ class SearchConfig:
     sampler: Literal["tpe", "random"] = "tpe"
     scheduler: Scheduler = field(default_factory=Asha)
     seed: Annotated[int, Bounds(low=0, high=2**62)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmConfig:
+    """How many finalists are trained again after a search, and with how many fresh seeds each; 0 finalists is off."""
+
+    top: Annotated[int, Bounds(low=0, high=100)] = 0
+    seeds: Annotated[int, Bounds(low=2, high=100)] = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +193,6 @@ COMPONENTS = {
     "penalty_schedule": "schedule",
 }
 VALUES = ("lr_g", "lr_d_ratio", "lr_warmup", "grad_clip", "batch_size", "ema_halflife_samples", "precision")
-
-NONE = Component(name="none")
-CONSTANT = Component(name="constant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

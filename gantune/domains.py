@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gantune import plugins
-from gantune.config import Scalar, derive_seed
+from gantune.config import Component, Scalar, derive_seed
 from gantune.document import Node, Problems
 from gantune.errors import PluginError
 from gantune.plugins import Option, did_you_mean, shown
@@ -186,6 +186,22 @@ def read_branch(node: Node, kind: str, problems: Problems) -> Branch | None:
         return None
     options = {name: _read_block(kind, name, block, problems) for name, block in blocks.items()}
     return Branch({name: block for name, block in options.items() if block is not None})
+
+
+def read_component(node: Node, kind: str, problems: Problems) -> Component | None:
+    """One component whose options are constants; None where a problem was noted."""
+    before = len(problems.found)
+    branch = read_branch(node, kind, problems)
+    if branch is None or len(problems.found) > before:
+        return None
+    options = next(iter(branch.options.values()))
+    constants = {key: domain.value for key, domain in options.items() if isinstance(domain, Constant)}
+    if len(branch.options) > 1 or len(constants) < len(options):
+        problems.add(
+            node.place, f"`{kind}` must be one component, and its options constants", "only `space:` has choices"
+        )
+        return None
+    return Component(name=next(iter(branch.options)), options=tuple(sorted(constants.items())))
 
 
 def _read_block(kind: str, name: str, block: Node, problems: Problems) -> dict[str, Domain] | None:

@@ -15,11 +15,10 @@ from gantune.config import Component
 from gantune.errors import CheckpointError, GantuneError, PluginError
 from gantune.metrics.reference import LATENT_SEED, sample
 from gantune.models.networks import shape_of
-from gantune.report.pictures import POINTS, save_samples
+from gantune.report.pictures import enough, save_samples
 from gantune.writing import dump
 
 WEIGHTS = "generator.safetensors"
-GRID = 64  # pictures in samples.png
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Generator:
 
     def save_picture(self, path: Path) -> None:
         """Write what people look at: a grid of 64 pictures, or a cloud of points. Raises GantuneError."""
-        save_samples(self.draw(GRID if len(self.meta["dims"]) == 3 else POINTS), path)
+        save_samples(self.draw(enough(self.meta["dims"])), path)
 
 
 def load_generator(path: Path) -> Generator:

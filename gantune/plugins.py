@@ -65,6 +65,16 @@ BUILTIN: dict[str, dict[str, str]] = {
         "linear": "gantune.schedules:linear",
         "cosine": "gantune.schedules:cosine",
     },
+    "features": {
+        "auto": "gantune.metrics.features:auto",
+        "classifier": "gantune.metrics.features:classifier",
+        "rotation": "gantune.metrics.features:rotation",
+        "inception": "gantune.metrics.pretrained:inception",
+        "dinov2": "gantune.metrics.pretrained:dinov2",
+        "lite0": "gantune.metrics.pretrained:lite0",
+        "pixels": "gantune.metrics.pretrained:pixels",
+        "torchscript": "gantune.metrics.pretrained:torchscript",
+    },
     "dataset": {
         "digits": "gantune.data.digits:digits",
         "mnist": "gantune.data.torchvision_sets:mnist",
@@ -86,6 +96,7 @@ TOPICS = {
     "optimizers": "optimizer",
     "schedules": "schedule",
     "data": "dataset",
+    "features": "features",
 }
 
 

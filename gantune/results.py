@@ -18,6 +18,7 @@ from gantune.errors import RunError
 SCHEMA = pa.schema(
     [
         ("trial", pa.int64()),
+        ("repeat", pa.int64()),
         ("state", pa.string()),
         ("samples_seen", pa.int64()),
         ("score", pa.float64()),
@@ -37,13 +38,16 @@ MERGE_AT = 100  # parts in a directory before they become one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One report. `state` is running | finished | pruned | collapsed | failed; `config` the parameters as JSON.
+    """One report. `repeat` counts the runs of a finalist's configuration under fresh seeds; 0 is the search's own.
+
+    `state` is running | finished | pruned | collapsed | failed; `config` the parameters as JSON.
 
     `score` is this report's, `best_score` the trial's best so far that met the constraints; lower is better.
     `trial_seconds` is time spent training the trial, `run_seconds` the run's own clock, both over all sessions.
     """
 
     trial: int
+    repeat: int = 0
     state: str
     samples_seen: int
     score: float | None
@@ -80,7 +84,7 @@ class Results:
 
     def rows(self) -> list[Row]:
         """All rows in the order of the run's clock; a row present twice, by a merge cut short, counts once."""
-        found = {(row.trial, row.samples_seen, row.state): row for row in self._read_all()}
+        found = {(row.trial, row.repeat, row.samples_seen, row.state): row for row in self._read_all()}
         return sorted(found.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
 
     def _read_all(self) -> list[Row]:

@@ -21,19 +21,24 @@ from gantune.config import Scalar
 from gantune.errors import NoSurvivorError, RunError
 from gantune.results import Results, Row
 from gantune.space import SearchSpace
+from gantune.standings import Standing, rank
 from gantune.writing import dump
 
-FORMAT = 1
+FORMAT = 2
 ENDED = ("finished", "pruned", "collapsed", "failed")
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
-EXTENSIBLE = {"budget": ("trials", "hours"), "resources": None}
+EXTENSIBLE = {"budget": ("trials", "hours"), "resources": None, "confirm": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial as its rows tell it. `metrics` and `samples_seen` at best belong to the best report."""
+    """A trial as its rows tell it. `metrics` and `samples_seen` at best belong to the best report.
+
+    `repeat` is 0 for the search's own run and counts those of a finalist under fresh seeds.
+    """
 
     number: int
+    repeat: int
     state: str
     samples_seen: int
     best_score: float | None
@@ -49,6 +54,11 @@ class TrialRecord:
     def survived(self) -> bool:
         """Whether the trial may be called the best: a score that met the constraints, and no collapse."""
         return self.best_score is not None and self.state in ("finished", "pruned", "running")
+
+    @property
+    def final_score(self) -> float | None:
+        """The score of the best checkpoint from the final count of samples; None for a trial that did not finish."""
+        return self.metrics.get("final_score")
 
 
 class Run:
@@ -73,9 +83,9 @@ class Run:
         """The yardstick of all scores of this run."""
         return self.folder / "reference.safetensors"
 
-    def trial_folder(self, number: int) -> Path:
+    def trial_folder(self, number: int, repeat: int = 0) -> Path:
         """Where one trial keeps its configuration and checkpoints."""
-        return self.folder / "trials" / f"{number:04d}"
+        return self.folder / "trials" / (f"{number:04d}.{repeat}" if repeat else f"{number:04d}")
 
     @staticmethod
     def open(where: str | None, runs: Path) -> "Run":
@@ -143,11 +153,32 @@ class Run:
             raise RunError(f"{self.folder / name}: cannot be written: {error.strerror or error}") from error
 
     def trials(self) -> list[TrialRecord]:
-        """Every trial that has reported, by number."""
-        grouped: dict[int, list[Row]] = {}
+        """Every trial of the search that has reported, by number."""
+        return [record for record in self._records() if not record.repeat]
+
+    def repeats(self) -> list[TrialRecord]:
+        """Every run of a finalist under a fresh seed that has reported, by number and repeat."""
+        return [record for record in self._records() if record.repeat]
+
+    def _records(self) -> list[TrialRecord]:
+        grouped: dict[tuple[int, int], list[Row]] = {}
         for row in self.results.rows():
-            grouped.setdefault(row.trial, []).append(row)
+            grouped.setdefault((row.trial, row.repeat), []).append(row)
         return [trial_record(rows) for _, rows in sorted(grouped.items())]
+
+    def checkpoint(self, trial: TrialRecord) -> Path:
+        """The best weights of a trial's configuration: of all its runs, those of the lowest final score."""
+        runs = [trial, *(repeat for repeat in self.repeats() if repeat.number == trial.number)]
+        scored = [(run.final_score, run.repeat) for run in runs if run.final_score is not None]
+        repeat = min(scored)[1] if len(runs) > 1 and scored else 0
+        return self.trial_folder(trial.number, repeat) / "best.safetensors"
+
+    def standings(self) -> list[Standing]:
+        """How the confirmed finalists stand, the likeliest best first; empty before any has ended."""
+        ended = [record for record in self.repeats() if record.state in ENDED and record.state != "failed"]
+        return rank(
+            {number: [r.final_score for r in ended if r.number == number] for number in {r.number for r in ended}}
+        )
 
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
         """The trial of the baseline, where the space has one: it is always the first."""
@@ -156,9 +187,16 @@ class Run:
         return next((trial for trial in trials if trial.number == 0), None)
 
     def best(self, trials: Iterable[TrialRecord]) -> TrialRecord:
-        """The surviving trial of the lowest score. Raises NoSurvivorError with the reasons where there is none."""
+        """The confirmed finalist that is likeliest the best; without any, the surviving trial of the lowest score.
+
+        Raises NoSurvivorError with the reasons where there is none.
+        """
         trials = list(trials)
         alive = [trial for trial in trials if trial.survived]
+        confirmed = [standing.number for standing in self.standings()]
+        winner = next((trial for trial in alive if trial.number in confirmed[:1]), None)
+        if winner is not None:
+            return winner
         if alive:
             return min(alive, key=lambda trial: (trial.best_score, trial.number))
         if not trials:
@@ -179,6 +217,7 @@ def trial_record(rows: list[Row]) -> TrialRecord:
     metrics |= {name: value for name, value in last.metrics.items() if name.startswith("final_")}
     return TrialRecord(
         number=last.trial,
+        repeat=last.repeat,
         state=last.state,
         samples_seen=max(row.samples_seen for row in rows),
         best_score=best.best_score if best else None,

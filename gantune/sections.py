@@ -8,14 +8,25 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from gantune import plugins
-from gantune.config import SCHEDULERS, Constraint, Scheduler
+from gantune.config import SCHEDULERS, Component, Constraint, Scheduler
 from gantune.document import Node, Problems
+from gantune.domains import read_component
 from gantune.plugins import did_you_mean
 
 Section = TypeVar("Section")
 
 CONSTRAINT = re.compile(r"(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
-CONSTRAINT_METRICS = ("recall", "coverage", "diversity", "pixel_diversity")
+CONSTRAINT_METRICS = (
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "diversity",
+    "pixel_diversity",
+    "rank",
+    "memorisation",
+    "modes",
+)
 
 
 def read_section(node: Node | None, schema: type[Section], name: str, problems: Problems) -> Section | None:
@@ -46,6 +57,8 @@ def read_section(node: Node | None, schema: type[Section], name: str, problems: 
 def _read_value(node: Node, option: plugins.Option, name: str, problems: Problems) -> Any:
     if option.annotation == Scheduler:
         return _read_scheduler(node, problems)
+    if option.kind is Component:
+        return read_component(node, option.name, problems)
     if typing.get_origin(option.annotation) is tuple:
         return _read_constraints(node, problems)
     if is_dataclass(option.kind):

@@ -20,6 +20,7 @@ from gantune.config import (
     BudgetConfig,
     CollapseConfig,
     Component,
+    ConfirmConfig,
     DataConfig,
     ObjectiveConfig,
     ResourcesConfig,
@@ -52,6 +53,7 @@ SECTIONS: dict[str, type[Any]] = {
     "search": SearchConfig,
     "collapse": CollapseConfig,
     "resources": ResourcesConfig,
+    "confirm": ConfirmConfig,
 }
 NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
 NO_BASELINE = "--set baseline=null drops it"
@@ -69,6 +71,7 @@ class SearchSpace:
     search: SearchConfig
     collapse: CollapseConfig
     resources: ResourcesConfig
+    confirm: ConfirmConfig
     parameters: Mapping[str, Domain]
     baseline: Mapping[str, Scalar] | None
 
@@ -103,14 +106,8 @@ class SearchSpace:
 
     def rungs(self) -> list[int]:
         """The samples seen at which the scheduler decides, up to the budget."""
-        scheduler, budget = self.search.scheduler, self.budget.samples_per_trial
-        if not isinstance(scheduler, Asha):
-            return []
-        rungs, at = set(), scheduler.first_rung * budget
-        while at < budget:
-            rungs.add(round(at))
-            at *= scheduler.reduction
-        return sorted(rungs - {0, budget})
+        scheduler = self.search.scheduler
+        return scheduler.rungs(self.budget.samples_per_trial) if isinstance(scheduler, Asha) else []
 
     def document(self) -> dict[str, Any]:
         """The resolved space, defaults filled in, as plain values; written as YAML it reads back to an equal space."""
@@ -163,6 +160,7 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     if name is not None and (not isinstance(name.value, str) or not NAME.fullmatch(name.value)):
         problems.add(name.place, f"`name` must be text without a slash, got {name.got()}")
     _find_dataset(root, problems)
+    _find_files(root)
     sections = {key: read_section(root.entries.get(key), schema, key, problems) for key, schema in SECTIONS.items()}
     _check_budget(root, sections, problems)
     parameters: dict[str, Domain] = {}
@@ -203,6 +201,16 @@ def _find_dataset(root: Node, problems: Problems) -> None:
     else:
         known = did_you_mean(node.value, plugins.names("dataset"))[2:]
         problems.add(node.place, f"no data set and no file or folder is called `{node.value}`", known)
+
+
+def _find_files(root: Node) -> None:
+    """Make the paths of the features' files absolute: workers run in other directories."""
+    section = root.entries.get("objective")
+    features = section.entries.get("features") if section else None
+    for block in features.entries.values() if features else ():
+        for node in block.entries.values():
+            if isinstance(node.value, str) and os.path.isfile(node.value):
+                node.value = str(Path(node.value).resolve())
 
 
 def _check_budget(root: Node, sections: Mapping[str, Any], problems: Problems) -> None:

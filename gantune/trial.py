@@ -20,13 +20,15 @@ from gantune.compatibility import check_trial
 from gantune.config import Constraint, TrialConfig, derive_seed
 from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import CheckpointError, GantuneError
-from gantune.metrics.reference import Reference
+from gantune.metrics.reference import Reference, sample
+from gantune.report.pictures import enough, save_samples
 from gantune.trainer import GANTrainer
 from gantune.world import ALONE, World
 from gantune.writing import trial_document
 
 LATEST = "latest.safetensors"
 BEST = "best.safetensors"
+PICTURE = "collapse.png"
 STEPS_BETWEEN_CHECKS = 32  # of finiteness; each check waits for the device once
 
 State = Literal["running", "finished", "collapsed"]
@@ -185,8 +187,10 @@ class _Trial:
     def _measure(self, signals: Mapping[str, float], streams: Mapping[str, Tensor]) -> Progress:
         objective = self.config.objective
         metrics = self._evaluate(objective.samples.report) if self.finite else {}
-        score = metrics.get(self.reference.fid_name, math.nan)
+        score = metrics.get(self.reference.named(objective.metric), math.nan)
         verdict = self.monitor.observe(self.trainer.samples_seen, score, metrics, signals, self.finite)
+        if verdict.dead:
+            self._save_picture()
         eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
         if eligible and (self.best_score is None or score < self.best_score):
             self.best_score = score
@@ -199,7 +203,9 @@ class _Trial:
         elif self.reports >= objective.reports or reached:
             state = "finished"
         if state == "finished" and self.best_score is not None:
-            metrics |= {f"final_{name}": value for name, value in self._evaluate_best().items()}
+            final = self._evaluate_best()
+            metrics |= {f"final_{name}": value for name, value in final.items()}
+            metrics["final_score"] = final[self.reference.named(objective.metric)]
         progress = Progress(
             samples_seen=self.trainer.samples_seen,
             score=score if math.isfinite(score) else None,
@@ -221,18 +227,30 @@ class _Trial:
                 found[_of_rank(rank, name)] = held
         return found
 
-    def _evaluate(self, count: int) -> dict[str, float]:
+    def _evaluate(self, count: int, *, fully: bool = False) -> dict[str, float]:
         trainer = self.trainer
         return self.reference.evaluate(
-            trainer.ema_generator, trainer.z_dim, count, self.device, class_counts=self.class_counts
+            trainer.ema_generator,
+            trainer.z_dim,
+            count,
+            class_counts=self.class_counts,
+            metrics=(self.config.objective.metric,),
+            fully=fully,
         )
+
+    def _save_picture(self) -> None:
+        """What the samples looked like when the run was given up; none where they are not finite."""
+        trainer, count = self.trainer, enough(self.trainer.shape.dims)
+        drawn = sample(trainer.ema_generator, trainer.z_dim, count, self.device, class_counts=self.class_counts)
+        if drawn is not None:
+            save_samples(drawn.numpy(), self.folder / PICTURE)
 
     def _evaluate_best(self) -> dict[str, float]:
         """The best weights once more, with the final count of samples."""
         tensors, _ = read_checkpoint(self.folder / BEST, "generator")
         trained = {name: value.clone() for name, value in self.trainer.ema_generator.state_dict().items()}
         self.trainer.ema_generator.load_state_dict(tensors)
-        metrics = self._evaluate(self.config.objective.samples.final)
+        metrics = self._evaluate(self.config.objective.samples.final, fully=True)
         self.trainer.ema_generator.load_state_dict(trained)
         return metrics
 

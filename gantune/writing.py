@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gantune import plugins
-from gantune.config import COMPONENTS, VALUES, Asha, Scalar, TrialConfig
+from gantune.config import COMPONENTS, VALUES, Asha, Component, Scalar, TrialConfig
 from gantune.domains import Branch, Choice, Constant, Domain
 
 
@@ -53,6 +53,8 @@ def section_document(section: Any) -> dict[str, Any]:
             found[key] = {"asha": asdict(value)} if isinstance(value, Asha) else "none"
         elif key == "constraints":
             found[key] = [str(item) for item in value]
+        elif isinstance(value, Component):
+            found[key] = {value.name: dict(value.options)}
         elif hasattr(value, "__dataclass_fields__"):
             found[key] = section_document(value)
         elif value is not None:

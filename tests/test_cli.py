@@ -343,7 +343,7 @@ def test_sample_of_what_is_no_checkpoint_is_a_clear_failure(gantune, target):
 ONE = """
 version: 1
 data: {dataset: digits, size: 8}
-objective: {samples: {report: 100, final: 100}, reports: 2}
+objective: {samples: {report: 256, final: 256}, reports: 2}
 budget: {samples_per_trial: 1000}
 space: {architecture: {mlp: {hidden: 32}}, loss: least_squares, optimizer: adam, lr_g: 1e-3, batch_size: 32}
 """

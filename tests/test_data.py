@@ -662,7 +662,7 @@ def test_every_picture_is_drawn_and_seeds_differ():
     images = image_set_of()
     source = BatchSource(images, CPU, seed=1)
     drawn = {picture.numpy().tobytes() for _ in range(40) for picture in quantise(source.draw(64).samples)}
-    assert len(drawn) == 300
+    assert len(drawn) == 270  # a tenth is kept back
     one, two = (BatchSource(images, CPU, seed=seed).draw(64).samples for seed in (1, 2))
     assert not torch.equal(one, two)
 

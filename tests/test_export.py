@@ -20,10 +20,10 @@ from gantune.config import (
     TrialConfig,
 )
 from gantune.errors import CheckpointError, GantuneError
-from gantune.export import GRID, WEIGHTS, Generator, export, load_generator
+from gantune.export import WEIGHTS, Generator, export, load_generator
 from gantune.metrics.reference import sample
 from gantune.models.networks import ImageShape, PointShape
-from gantune.report.pictures import GAP, POINTS, REACH, TARGET_WIDTH, cloud, grid, save_files, save_samples
+from gantune.report.pictures import GAP, PICTURES, POINTS, REACH, TARGET_WIDTH, cloud, grid, save_files, save_samples
 from gantune.space import load_trial
 from gantune.writing import dump, trial_document
 
@@ -141,7 +141,7 @@ def test_the_configuration_of_an_export_loads_to_an_equal_value(tmp_path, config
 
 def test_the_picture_of_an_export_is_the_grid_of_its_first_samples(best, tmp_path):
     export(best, tmp_path / "winner")
-    drawn = load_generator(tmp_path / "winner").draw(GRID)
+    drawn = load_generator(tmp_path / "winner").draw(PICTURES)
     with Image.open(tmp_path / "winner" / "samples.png") as picture:
         assert picture.format == "PNG"
         assert np.array_equal(np.asarray(picture), np.asarray(grid(drawn)))

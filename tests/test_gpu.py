@@ -17,7 +17,7 @@ ARCHITECTURES = [
 SPACE = """
 version: 1
 data: {dataset: digits, size: 8}
-objective: {samples: {report: 200, final: 200}, reports: 3}
+objective: {samples: {report: 300, final: 300}, reports: 3}
 budget: {samples_per_trial: 3000}
 space:
   architecture: {ARCHITECTURE}

@@ -12,10 +12,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from gantune.config import DataConfig
 from gantune.data.data_set import DataSet, open_data, scale
 from gantune.errors import CheckpointError, DataError
-from gantune.metrics.coverage import NEIGHBOURS_COVERAGE, coverage, radii, recall, spread
-from gantune.metrics.features import FEATURES, train_features
+from gantune.metrics import neighbours
+from gantune.metrics.features import FEATURES, auto, extract
 from gantune.metrics.frechet import Gaussian, frechet_distance, moments
-from gantune.metrics.reference import load_reference, prepare_reference, reference_key, sample
+from gantune.metrics.neighbours import NEIGHBOURS_COVERAGE, NEIGHBOURS_RECALL, distances, radii, spread
+from gantune.metrics.reference import Samples, load_reference, prepare_reference, reference_wish, sample
 
 CPU = torch.device("cpu")
 
@@ -132,19 +133,35 @@ def test_distance_of_features_that_are_not_finite_is_nan(value):
     assert math.isnan(distance(real, fake))
 
 
-# Recall, coverage, spread
+# Precision, recall, density, coverage, spread
+
+
+def precision(real, fake, k=NEIGHBOURS_RECALL):
+    return neighbours.precision(distances(real, fake), radii(real, k))
+
+
+def recall(real, fake, k=NEIGHBOURS_RECALL):
+    return neighbours.recall(distances(real, fake), radii(fake, k))
+
+
+def density(real, fake, k=NEIGHBOURS_COVERAGE):
+    return neighbours.density(distances(real, fake), radii(real, k), k)
+
+
+def coverage(real, fake, k=NEIGHBOURS_COVERAGE):
+    return neighbours.coverage(distances(real, fake), radii(real, k))
 
 
 def test_a_set_reaches_all_of_itself():
     features = normal(300, 16)
     assert recall(features, features) == 1
-    assert coverage(features, radii(features, NEIGHBOURS_COVERAGE), features) == 1
+    assert coverage(features, features) == 1
 
 
 def test_a_set_far_away_reaches_nothing():
     features = normal(300, 16)
     assert recall(features, features + 100) == 0
-    assert coverage(features, radii(features, NEIGHBOURS_COVERAGE), features + 100) == 0
+    assert coverage(features, features + 100) == 0
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
@@ -154,12 +171,12 @@ def test_a_share_of_the_modes_reaches_that_share(share):
     kept = centres[: round(8 * share)]
     fake = (kept[:, None] + normal(len(kept), 100, 2, seed=3)).flatten(0, 1)
     assert recall(real, fake) == pytest.approx(share, abs=0.05)
-    assert coverage(real, radii(real, NEIGHBOURS_COVERAGE), fake) == pytest.approx(share, abs=0.05)
+    assert coverage(real, fake) == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("neighbours", [1, 3, 5])
-def test_recall_and_coverage_are_their_definitions(seed, neighbours):
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_recall_and_coverage_are_their_definitions(seed, k):
     real = normal(60, 4, seed=seed)
     fake = 0.8 * normal(45, 4, seed=seed + 100) + 0.3
 
@@ -167,12 +184,12 @@ def test_recall_and_coverage_are_their_definitions(seed, neighbours):
         return np.array([[math.dist(one, other) for other in others] for one in ones.tolist()])
 
     across = gaps(real, fake.tolist())
-    real_balls = np.sort(gaps(real, real.tolist()))[:, neighbours]
-    fake_balls = np.sort(gaps(fake, fake.tolist()))[:, neighbours]
+    real_balls = np.sort(gaps(real, real.tolist()))[:, k]
+    fake_balls = np.sort(gaps(fake, fake.tolist()))[:, k]
     inside = sum(any(across[i, j] <= fake_balls[j] for j in range(45)) for i in range(60))
     covered = sum(any(across[i, j] <= real_balls[i] for j in range(45)) for i in range(60))
-    assert recall(real, fake, neighbours) == inside / 60
-    assert coverage(real, radii(real, neighbours), fake) == covered / 60
+    assert recall(real, fake, k) == inside / 60
+    assert coverage(real, fake, k) == covered / 60
 
 
 def test_shrunk_features_lose_recall_before_they_gain_it_back():
@@ -197,19 +214,20 @@ def test_features_are_the_same_for_the_same_data_and_leave_the_global_streams_al
     torch.manual_seed(1)
     np.random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    trained = train_features(digits)
+    trained = auto(digits.shape)
+    accuracy = trained.learn(digits)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     expected = reference.net.state_dict()
-    found = trained.net.state_dict()
+    found = trained.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert trained.accuracy == reference.accuracy
-    assert not trained.net.training
+    assert accuracy == reference.accuracy
+    assert not trained.training
 
 
 def test_the_classifier_knows_unseen_digits(reference):
-    assert reference.fid_name == "fid_classifier"
+    assert reference.named("fid") == "fid_classifier"
     assert reference.accuracy >= 0.95
 
 
@@ -217,18 +235,18 @@ def test_pictures_without_labels_are_learned_by_rotation(digits, tmp_path, monke
     monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
     unlabelled = dataclasses.replace(digits, labels=None, key="unlabelled", examples=digits.examples[:600])
     told = []
-    found = load_reference(prepare_reference(unlabelled, told.append))
-    assert found.fid_name == "fid_rotation"
+    found = load_reference(prepare_reference(unlabelled, report=told.append))
+    assert found.named("fid") == "fid_rotation"
     assert found.net.head.out_features == 4
     assert found.accuracy > 0.6  # a guess is right in 0.25
     assert any("rotation" in text for text in told)
-    assert "fid_rotation" in found.measure(torch.from_numpy(digits.examples[600:800].copy()))
+    assert "fid_rotation" in found.measure(Samples(torch.from_numpy(digits.examples[600:800].copy())))
 
 
 def test_features_of_a_picture_do_not_depend_on_its_company(digits, reference):
     pixels = torch.from_numpy(digits.examples[:700].copy())
-    together = reference.net.features(pixels)
-    alone = torch.cat([reference.net.features(pixels[i : i + 1]) for i in (0, 499, 500, 699)])
+    together = extract(reference.net, pixels, CPU)
+    alone = torch.cat([extract(reference.net, pixels[i : i + 1], CPU) for i in (0, 499, 500, 699)])
     assert together.shape == (700, FEATURES)
     assert torch.allclose(together[[0, 499, 500, 699]], alone, rtol=1e-4, atol=1e-4)
 
@@ -237,7 +255,9 @@ def test_features_take_three_channels():
     images = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
     labels = np.arange(64) % 2
     colour = DataSet(name="noise", key="colour", examples=images, labels=labels, class_names=())
-    assert train_features(colour).net.features(torch.from_numpy(images)).shape == (64, FEATURES)
+    net = auto(colour.shape)
+    net.learn(colour)
+    assert extract(net, torch.from_numpy(images), CPU).shape == (64, FEATURES)
 
 
 # The reference
@@ -252,12 +272,12 @@ def test_a_reference_is_made_once_and_read_back_the_same(digits, reference):
     def unexpected(text):
         raise AssertionError(text)
 
-    path = prepare_reference(digits, unexpected)
+    path = prepare_reference(digits, report=unexpected)
     again = load_reference(path)
     pixels = real_pixels(digits, 400)
     assert again.key == reference.key
-    assert again.measure(pixels) == reference.measure(pixels)
-    for name in ("noise_score", "feature_spread", "pixel_spread", "accuracy", "fid_name"):
+    assert again.measure(Samples(pixels)) == reference.measure(Samples(pixels))
+    for name in ("noise_scores", "feature_spread", "pixel_spread", "accuracy", "label", "rank", "known"):
         assert getattr(again, name) == getattr(reference, name)
 
 
@@ -271,8 +291,8 @@ def test_a_damaged_reference_is_refused_by_name(digits, reference, tmp_path):
 
 
 def test_real_pictures_measure_as_the_yardstick_itself(digits, reference):
-    found = reference.measure(real_pixels(digits, len(digits.examples)))
-    assert found[reference.fid_name] == pytest.approx(0, abs=0.01)
+    found = reference.measure(Samples(torch.from_numpy(digits.examples[digits.train_rows])))
+    assert found[reference.named("fid")] == pytest.approx(0, abs=0.01)
     assert found["recall"] > 0.9
     assert found["coverage"] > 0.9
     assert found["diversity"] == pytest.approx(1, abs=0.05)
@@ -281,14 +301,17 @@ def test_real_pictures_measure_as_the_yardstick_itself(digits, reference):
 
 def test_noise_scores_as_the_reference_says_and_reaches_nothing(digits, reference):
     noise = torch.randint(0, 256, (1000, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
-    found = reference.measure(noise)
-    assert found[reference.fid_name] == pytest.approx(reference.noise_score, rel=0.05)
+    found = reference.measure(Samples(noise))
+    assert found[reference.named("fid")] == pytest.approx(reference.noise_scores["fid"], rel=0.05)
     assert found["coverage"] < 0.05
-    assert reference.noise_score > 10 * reference.measure(real_pixels(digits, 1000))[reference.fid_name]
+    assert (
+        reference.noise_scores["fid"]
+        > 10 * reference.measure(Samples(real_pixels(digits, 1000)))[reference.named("fid")]
+    )
 
 
 def test_one_picture_again_and_again_has_no_diversity(digits, reference):
-    found = reference.measure(real_pixels(digits, 1).repeat(200, 1, 1, 1))
+    found = reference.measure(Samples(real_pixels(digits, 1).repeat(200, 1, 1, 1)))
     assert found["diversity"] == pytest.approx(0, abs=1e-6)
     assert found["pixel_diversity"] == 0
     assert found["recall"] < 0.05
@@ -299,7 +322,7 @@ def test_dropped_classes_lose_recall_and_coverage(digits, reference):
     whole = torch.from_numpy(digits.examples[chosen[:700]])
     without_one = torch.from_numpy(digits.examples[[i for i in chosen if digits.labels[i] != 3][:700]])
     half = torch.from_numpy(digits.examples[[i for i in chosen if digits.labels[i] < 5][:700]])
-    found = [reference.measure(pixels) for pixels in (whole, without_one, half)]
+    found = [reference.measure(Samples(pixels)) for pixels in (whole, without_one, half)]
     for name in ("recall", "coverage"):
         values = [metrics[name] for metrics in found]
         assert values[0] > values[1] > values[2]
@@ -310,11 +333,11 @@ def test_dropped_classes_lose_recall_and_coverage(digits, reference):
 def test_pictures_shrunk_to_their_mean_lose_diversity_and_recall(digits, reference):
     pixels = real_pixels(digits, 700).float()
     shrunk = (pixels.mean(0) + 0.4 * (pixels - pixels.mean(0))).round().to(torch.uint8)
-    before, after = reference.measure(pixels.to(torch.uint8)), reference.measure(shrunk)
+    before, after = reference.measure(Samples(pixels.to(torch.uint8))), reference.measure(Samples(shrunk))
     assert after["pixel_diversity"] == pytest.approx(0.4 * before["pixel_diversity"], rel=0.05)
     for name in ("diversity", "recall", "coverage"):
         assert after[name] < before[name]
-    assert after[reference.fid_name] > before[reference.fid_name]
+    assert after[reference.named("fid")] > before[reference.named("fid")]
 
 
 class Tiles:
@@ -337,11 +360,11 @@ def test_evaluating_twice_gives_identical_values_and_touches_no_global_stream(di
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first, second = Tiles(digits), Tiles(digits)
-    found = reference.evaluate(first, 16, 700, CPU)
+    found = reference.evaluate(first, 16, 700)
     torch.manual_seed(4)
-    assert reference.evaluate(second, 16, 700, CPU) == found
+    assert reference.evaluate(second, 16, 700) == found
     torch.manual_seed(3)
-    reference.evaluate(second, 16, 700, CPU)
+    reference.evaluate(second, 16, 700)
     assert torch.equal(torch.get_rng_state(), before)
     assert sum(map(len, first.latents)) == 700
     assert torch.equal(torch.cat(first.latents), torch.cat(second.latents[: len(first.latents)]))
@@ -349,9 +372,9 @@ def test_evaluating_twice_gives_identical_values_and_touches_no_global_stream(di
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_one_value_that_is_not_finite_makes_the_distance_nan(digits, reference, value):
-    found = reference.evaluate(Tiles(digits, spoil=value), 16, 700, CPU)
-    assert list(found) == [reference.fid_name]
-    assert math.isnan(found[reference.fid_name])
+    found = reference.evaluate(Tiles(digits, spoil=value), 16, 700)
+    assert list(found) == [reference.named("fid")]
+    assert math.isnan(found[reference.named("fid")])
 
 
 def test_samples_depend_on_the_seed_alone(digits):
@@ -369,7 +392,7 @@ def test_evaluating_needs_no_gradients(digits, reference):
         seen.append(torch.is_grad_enabled())
         return torch.zeros(len(latents), 1, 8, 8)
 
-    reference.evaluate(generate, 16, 64, CPU)
+    reference.evaluate(generate, 16, 64)
     assert seen == [False]
 
 
@@ -386,9 +409,9 @@ class Listener:
 
 def test_labels_are_drawn_in_the_real_datas_proportions_and_for_conditional_generators_alone(reference):
     plain, conditional = Listener(), Listener()
-    reference.evaluate(plain, 4, 600, CPU)
+    reference.evaluate(plain, 4, 600)
     assert plain.told == []
-    reference.evaluate(conditional, 4, 3000, CPU, class_counts=(10, 0, 70, 20))
+    reference.evaluate(conditional, 4, 3000, class_counts=(10, 0, 70, 20))
     found = torch.bincount(torch.cat(conditional.told), minlength=4) / 3000
     assert found[1] == 0
     assert found.tolist() == pytest.approx([0.1, 0.0, 0.7, 0.2], abs=0.03)  # four deviations
@@ -419,4 +442,4 @@ def test_a_damaged_cached_reference_is_made_again(tmp_path, monkeypatch, digits)
     monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
     path = prepare_reference(digits)
     path.write_bytes(path.read_bytes()[:100])
-    assert load_reference(prepare_reference(digits)).key == reference_key(digits)
+    assert load_reference(prepare_reference(digits)).wish == reference_wish(digits)

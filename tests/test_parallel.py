@@ -10,7 +10,7 @@ from gantune.space import load_trial
 CONFIG = """
 version: 1
 data: {dataset: digits, size: 8}
-objective: {samples: {report: 100, final: 100}, reports: 2}
+objective: {samples: {report: 256, final: 256}, reports: 2}
 budget: {samples_per_trial: 640}
 collapse: {enabled: false}
 space: {architecture: {mlp: {hidden: 16}}, loss: hinge, optimizer: adam, lr_g: 1e-3, batch_size: 32}

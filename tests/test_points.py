@@ -17,8 +17,7 @@ from gantune.config import (
 from gantune.data.data_set import BatchSource, open_data, quantise, scale
 from gantune.errors import DataError, SpecError
 from gantune.export import export, load_generator
-from gantune.metrics.features import train_features
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference import Samples, load_reference, prepare_reference
 from gantune.models.networks import PointShape
 from gantune.report.pictures import cloud, save_files
 from gantune.trial import BEST, train_trial
@@ -186,23 +185,23 @@ def test_networks_for_pictures_are_refused(architecture, reference, tmp_path):
 
 
 def test_features_name_unseen_points_rightly(reference):
-    assert reference.fid_name == "fid_classifier"
+    assert reference.named("fid") == "fid_classifier"
     assert reference.accuracy > 0.99
 
 
 def test_real_points_score_far_better_than_a_ring_without_modes_and_that_better_than_noise(reference):
-    real = reference.measure(held_out(2500))
-    round_and_round = reference.measure(ring(2500))
+    real = reference.measure(Samples(held_out(2500)))
+    round_and_round = reference.measure(Samples(ring(2500)))
     assert real["fid_classifier"] < 0.2 * round_and_round["fid_classifier"]
-    assert round_and_round["fid_classifier"] < 0.5 * reference.noise_score
+    assert round_and_round["fid_classifier"] < 0.5 * reference.noise_scores["fid"]
     assert real["coverage"] > 2 * round_and_round["coverage"]
     assert real["recall"] > 0.9
     assert real["diversity"] == pytest.approx(1, abs=0.1)
 
 
 def test_generator_of_a_single_mode_scores_worst_and_is_not_diverse(reference):
-    lost = reference.measure(one_mode(2400))
-    assert lost["fid_classifier"] > 100 * reference.measure(ring(2400))["fid_classifier"]
+    lost = reference.measure(Samples(one_mode(2400)))
+    assert lost["fid_classifier"] > 100 * reference.measure(Samples(ring(2400)))["fid_classifier"]
     assert lost["diversity"] < 0.1
     assert lost["coverage"] < 0.3
 
@@ -213,13 +212,13 @@ def test_every_lost_mode_costs(reference, lost):
 
     def score(modes):
         kept = torch.from_numpy(data.examples[data.labels < modes][:2000])
-        return reference.measure(kept)["fid_classifier"]
+        return reference.measure(Samples(kept))["fid_classifier"]
 
     assert score(8 - lost) > score(8 - lost + 1) + 0.3
 
 
 def test_point_that_is_not_finite_has_no_score(reference):
-    found = reference.evaluate(lambda latents: latents / 0, 2, 128, CPU)
+    found = reference.evaluate(lambda latents: latents / 0, 2, 128)
     assert set(found) == {"fid_classifier"}
     assert math.isnan(found["fid_classifier"])
 
@@ -228,9 +227,8 @@ def test_features_of_points_need_labels(tmp_path, monkeypatch):
     monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
     bare = replace(points_of("gaussians8"), labels=None, class_names=(), key="bare")
     assert bare.shape == PointShape(2, 0)
-    for learn in (train_features, prepare_reference):
-        with pytest.raises(DataError, match="gaussians8: points need labels"):
-            learn(bare)
+    with pytest.raises(DataError, match="points need labels"):
+        prepare_reference(bare)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

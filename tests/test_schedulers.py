@@ -14,8 +14,8 @@ BUDGET = 1200
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 
 
-def asha(rows=(), spared=(), **settings):
-    return RememberingAsha(Asha(**settings), BUDGET, rows, spared)
+def asha(rows=(), kept=(), **settings):
+    return RememberingAsha(Asha(**{"spared": 0.0, **settings}), BUDGET, rows, kept)
 
 
 def row(trial, samples_seen, score, state="running"):
@@ -59,7 +59,11 @@ class Search:
         score = self._quality[trial] * self._rng.uniform(0.8, 1.2) * math.exp(-self.seen[trial] / BUDGET)
         collapsed = self._rng.random() < self._collapses
         if collapsed or self.seen[trial] >= BUDGET:  # an ending of its own: Tune does not ask the scheduler
-            self._end(trial, row(trial, self.seen[trial], score, "collapsed" if collapsed else "finished"))
+            state = "collapsed" if collapsed else "finished"
+            self._end(trial, row(trial, self.seen[trial], score, state))
+            self.scheduler.on_trial_complete(
+                None, None, {"number": trial, "score": score, "progress": {"state": state}}
+            )
             return
         decision = hear(self.scheduler, trial, self.seen[trial], score)
         self.decisions.append((trial, self.seen[trial], decision))
@@ -73,17 +77,18 @@ class Search:
         del self.seen[trial]
 
 
+@pytest.mark.parametrize("spared", [0.0, 0.3])
 @pytest.mark.parametrize("collapses", [0.0, 0.1], ids=["healthy", "some collapse"])
 @pytest.mark.parametrize("seed", range(8))
-def test_one_filled_from_rows_decides_as_the_one_that_lived_through_them(seed, collapses):
+def test_one_filled_from_rows_decides_as_the_one_that_lived_through_them(seed, collapses, spared):
     for cut in range(0, 120, 10):
-        uninterrupted, continued = Search(asha(), seed, collapses), Search(asha(), seed, collapses)
+        uninterrupted, continued = (Search(asha(spared=spared), seed, collapses) for _ in range(2))
         while uninterrupted.seen:
             uninterrupted.step()
         for _ in range(cut):
             if continued.seen:
                 continued.step()
-        continued.scheduler = asha(continued.rows)
+        continued.scheduler = asha(continued.rows, spared=spared)
         while continued.seen:
             continued.step()
         assert continued.decisions == uninterrupted.decisions
@@ -138,16 +143,84 @@ def test_a_trial_issued_again_keeps_its_place_at_the_rungs():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_spared_trial_is_never_stopped_and_counts(seed):
-    scheduler = asha(spared=[0])
+def test_a_kept_trial_is_never_stopped_and_counts(seed):
+    scheduler = asha(kept=[0])
     rng = random.Random(seed)
     for samples_seen in range(300, BUDGET, 100):
         for trial in range(1, 8):
             hear(scheduler, trial, samples_seen, rng.uniform(1, 5))
         assert hear(scheduler, 0, samples_seen, 1000.0) == CONTINUE
-    measured = asha(spared=[0], first_rung=0.25, reduction=2)
+    measured = asha(kept=[0], first_rung=0.25, reduction=2)
     hear(measured, 0, 300, 1.0)
     assert hear(measured, 1, 300, 2.0) == STOP
+
+
+def test_a_share_of_the_doomed_is_let_run_to_its_end_and_counts_no_further():
+    plain, sparing = asha(first_rung=0.25, reduction=2), asha(first_rung=0.25, reduction=2, spared=1.0)
+    for scheduler in (plain, sparing):
+        hear(scheduler, 0, 300, 10.0)
+    assert hear(plain, 1, 300, 30.0) == STOP
+    for samples_seen in (300, 600, 1100):
+        assert hear(sparing, 1, samples_seen, 30.0) == CONTINUE
+    assert hear(sparing, 2, 600, 40.0) == CONTINUE  # the doomed one was not noted at the second rung
+    assert sparing.certificate.is_doomed(1)
+    assert not sparing.certificate.is_doomed(0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_share_that_is_spared_is_the_one_asked_for(share):
+    scheduler = asha(first_rung=0.25, reduction=2, spared=share)
+    hear(scheduler, 0, 300, 1.0)
+    decisions = [hear(scheduler, trial, 300, 50.0 + trial) for trial in range(1, 400)]
+    assert decisions.count(CONTINUE) / len(decisions) == pytest.approx(share, abs=0.07)
+
+
+def finished(scheduler, trial, score):
+    scheduler.on_trial_complete(None, None, {"number": trial, "score": score, "progress": {"state": "finished"}})
+
+
+def test_a_rung_that_does_not_tell_good_from_bad_is_skipped():
+    """Early scores that are upside down: those that it would stop end best."""
+    scheduler = asha(first_rung=0.25, reduction=2, spared=1.0)
+    for trial in range(10):
+        assert hear(scheduler, trial, 300, 10.0 + trial) == CONTINUE
+    for trial in range(10):
+        finished(scheduler, trial, 9.0 - trial / 2)
+    (rung,) = scheduler.certificate.rungs()
+    assert (rung.samples, rung.known) == (300, 10)
+    assert rung.correlation == pytest.approx(-1)
+    assert rung.doomed > 5
+    assert not rung.separates
+    assert "skipped" in str(rung)
+    unsparing = asha(
+        [row(t, 300, 10.0 + t) for t in range(10)] + [row(t, BUDGET, 9.0 - t / 2, "finished") for t in range(10)]
+    )
+    assert hear(unsparing, 11, 300, 1000.0) == CONTINUE
+
+
+def test_a_rung_that_tells_them_apart_goes_on_deciding():
+    scheduler = asha(first_rung=0.25, reduction=2, spared=0.5)
+    for trial in range(40):
+        hear(scheduler, trial, 300, 10.0 + trial)
+    for trial in range(40):
+        if trial == 0 or scheduler.certificate.is_doomed(trial):
+            finished(scheduler, trial, 5.0 + trial / 2)
+    (rung,) = scheduler.certificate.rungs()
+    assert rung.correlation == pytest.approx(1)
+    assert rung.separates
+    assert f"of {rung.doomed} doomed ones" in str(rung)
+    assert STOP in [hear(scheduler, trial, 300, 1000.0) for trial in range(50, 60)]
+
+
+def test_a_collapse_counts_as_the_worst_end():
+    scheduler = asha(first_rung=0.25, reduction=2, spared=1.0)
+    for trial in range(6):
+        hear(scheduler, trial, 300, 10.0 + trial)
+    for trial in range(5):
+        finished(scheduler, trial, 5.0 + trial)
+    scheduler.on_trial_complete(None, None, {"number": 5, "score": 0.1, "progress": {"state": "collapsed"}})
+    (rung,) = scheduler.certificate.rungs()
+    assert rung.correlation == pytest.approx(1)
 
 
 def test_a_report_without_a_score_decides_nothing():
@@ -192,7 +265,7 @@ def test_the_baseline_gets_its_whole_budget_and_trial_0_of_other_spaces_does_not
     rows = [row(trial, 300, 1.0) for trial in range(1, 6)]
     with_baseline = build_scheduler(load(SPACE + "baseline: {lr_g: 1e-3}\n"), rows)
     assert hear(with_baseline, 0, 300, 1000.0) == CONTINUE
-    assert hear(build_scheduler(load(SPACE), rows), 0, 300, 1000.0) == STOP
+    assert hear(build_scheduler(load(SPACE, "search.scheduler={asha: {spared: 0}}"), rows), 0, 300, 1000.0) == STOP
 
 
 def test_without_a_scheduler_nothing_is_stopped(load):
@@ -202,7 +275,7 @@ def test_without_a_scheduler_nothing_is_stopped(load):
 
 
 def test_the_rungs_are_those_that_the_space_tells(load):
-    space = load(SPACE)
+    space = load(SPACE, "search.scheduler={asha: {spared: 0}}")
     assert space.rungs() == [300, 900]
     for rung in space.rungs():
         scheduler = build_scheduler(space, [])

@@ -24,7 +24,7 @@ SPACE = """
 version: 1
 name: tiny
 data: {dataset: digits, size: 8}
-objective: {samples: {report: 200, final: 300}, reports: 4}
+objective: {samples: {report: 300, final: 300}, reports: 4}
 budget: {trials: 6, samples_per_trial: 3000}
 search: {scheduler: {asha: {first_rung: 0.5, reduction: 2}}}
 space:
@@ -62,7 +62,7 @@ def study_of(run: Run) -> optuna.Study:
 
 def assert_whole(run: Run, trials: int) -> None:
     """Each asked trial ended once in the results, and as often in the study; none is left running."""
-    ends = Counter(row.trial for row in run.results.rows() if row.state in ENDED)
+    ends = Counter(row.trial for row in run.results.rows() if row.state in ENDED and not row.repeat)
     assert ends == Counter(range(trials))
     states = Counter(trial.state for trial in study_of(run).trials)
     assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
@@ -137,6 +137,42 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):
     assert before == after[: len(before)]
     reports = Counter((row.trial, row.samples_seen) for row in after)
     assert max(reports.values()) == 1
+
+
+def test_finalists_are_confirmed_under_fresh_seeds_even_by_a_driver_killed_meanwhile(space, tmp_path):
+    overrides = (
+        "budget.trials=3",
+        "budget.samples_per_trial=1500",
+        "search.scheduler=none",
+        "collapse.enabled=false",
+        "confirm.top=2",
+        "confirm.seeds=2",
+    )
+    arguments = ("search", str(space), *(word for override in overrides for word in ("--set", override)))
+    run = Run(tmp_path / "runs" / "tiny")
+    process = subprocess.Popen(**command(tmp_path, *arguments), stderr=subprocess.DEVNULL)
+    wait_for(process, lambda: any(row.repeat for row in run.results.rows()))
+    process.kill()
+    process.wait()
+    before = run.results.rows()
+
+    gantune(tmp_path, *arguments, code=None)
+    after = run.results.rows()
+    assert before == after[: len(before)]
+    assert_whole(run, 3)
+    ends = Counter((row.trial, row.repeat) for row in after if row.repeat and row.state in ENDED)
+    assert set(ends.values()) == {1}
+    survivors = sorted((trial for trial in run.trials() if trial.survived), key=lambda trial: trial.best_score)[:2]
+    assert set(ends) == {(trial.number, repeat) for trial in survivors for repeat in (1, 2)}
+    seeds = [record.seed for record in [*run.trials(), *run.repeats()]]
+    assert len(set(seeds)) == len(seeds)
+    own = {trial.number: trial.parameters for trial in survivors}
+    assert all(record.parameters == own[record.number] for record in run.repeats())
+    told = json.loads(gantune(tmp_path, "best", "--json").stdout)
+    assert {standing["number"] for standing in told["confirmed"]} == {trial.number for trial in survivors}
+    assert told["trial"] == told["confirmed"][0]["number"]
+    assert Path(tmp_path / told["checkpoint"]).is_file()
+    assert gantune(tmp_path, *arguments).stderr.count("confirming") == 0
 
 
 def test_ctrl_c_stops_politely_and_the_same_command_continues(space, tmp_path):

@@ -200,7 +200,7 @@ def test_six_mistakes_are_six_located_messages_in_one_error(refused):
         ("budget: {hours: 1..2}", "1..2", "expected a number above 0, got `1..2`"),
         ("budget: {samples_per_trial: 5}", "5", "5 samples cannot hold 12 reports"),
         ("budget: 7", "7", "`budget` must be a block of settings, got `7`"),
-        ("objective: {metric: fit}", "fit", "expected one of fid, got `fit`; did you mean `fid`?"),
+        ("objective: {metric: fit}", "fit", "expected one of fid, fid_inf, kid, got `fit`; did you mean `fid`?"),
         ("objective: {samples: {reports: 100}}", "reports", "unknown setting `reports` in objective.samples"),
         ("objective: {samples: {final: 1}}", "1", "`objective.samples.final`: expected a whole number of at least 64"),
         ("objective: {constraints: [recal >= 0.3]}", "recal >= 0.3", "did you mean `recall`?"),
@@ -750,7 +750,7 @@ def test_document_fills_in_the_defaults(dcgan):
     document = dcgan.document()
 
     assert document["objective"]["reports"] == 12
-    assert document["search"]["scheduler"] == {"asha": {"first_rung": 0.25, "reduction": 3.0}}
+    assert document["search"]["scheduler"] == {"asha": {"first_rung": 0.25, "reduction": 3.0, "spared": 0.1}}
     assert document["space"]["loss"]["choose"]["wgan_gp"] == {"gp_weight": "log 1.0..20.0", "d_steps": "int 1..3"}
     assert document["space"]["ema_halflife_samples"] == 2000
     assert document["baseline"]["optimizer"] == {"adam": {"beta1": 0.5, "beta2": 0.999}}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gantune.cli import options
 from gantune.config import Scalar
 from gantune.errors import NoSurvivorError
 from gantune.run import Run, TrialRecord
+from gantune.standings import Standing
 
 
 @click.command("best")
@@ -36,25 +38,32 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
             click.echo(json.dumps({"run": str(opened.folder), "trial": None, "reasons": str(error)}, indent=1))
         raise
     baseline = opened.baseline(trials)
-    checkpoint = opened.trial_folder(winner.number) / "best.safetensors"
+    checkpoint = opened.checkpoint(winner)
+    standings = opened.standings()
     if folder is not None:
         from gantune.export import export
 
         export(checkpoint, folder)
     if as_json:
-        click.echo(json.dumps(_as_dict(opened, winner, baseline, checkpoint, folder), indent=1))
+        click.echo(json.dumps(_as_dict(opened, winner, baseline, standings, checkpoint, folder), indent=1))
         return
-    click.echo("\n".join(_lines(opened, trials, winner, baseline, checkpoint)))
+    click.echo("\n".join(_lines(opened, trials, winner, baseline, standings, checkpoint)))
     if folder is not None:
         click.echo(f"exported to {folder}: generator.safetensors, config.yaml, samples.png")
 
 
 def _lines(
-    run: Run, trials: list[TrialRecord], winner: TrialRecord, baseline: TrialRecord | None, checkpoint: Path
+    run: Run,
+    trials: list[TrialRecord],
+    winner: TrialRecord,
+    baseline: TrialRecord | None,
+    standings: list[Standing],
+    checkpoint: Path,
 ) -> list[str]:
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
     lines = [f"{run.folder}: {len(trials)} trials ({counts})", _score_line("best", winner)]
+    lines += _confirmed(standings)
     if baseline is not None and baseline.number != winner.number:
         lines.append(_score_line("baseline", baseline))
         changes = differences(baseline.parameters, winner.parameters)
@@ -68,12 +77,27 @@ def _lines(
     return lines
 
 
+def _confirmed(standings: list[Standing]) -> list[str]:
+    if not standings:
+        return []
+    tied = [f"#{standing.number}" for standing in standings if standing.tied]
+    lines = ["finalists under fresh seeds, from the final count of samples:"]
+    for standing in standings:
+        runs = len(standing.scores) + standing.collapsed
+        fate = f", {standing.collapsed} of them without a score" if standing.collapsed else ""
+        lines.append(
+            f"  #{standing.number}: {standing.mean:.4g} +- {standing.deviation:.2g} over {runs} runs{fate}; "
+            f"probability of being the best {standing.probability:.2f}"
+        )
+    return [*lines, f"  a tie: seeds alone may part {' and '.join(tied)}"] if len(tied) > 1 else lines
+
+
 def _score_line(label: str, trial: TrialRecord) -> str:
     if trial.best_score is None:
         reason = trial.cause or "no report met the constraints"
         return f"{label}: #{trial.number} has no score ({trial.state}: {reason})"
     shown = {name: trial.metrics[name] for name in ("recall", "coverage", "diversity") if name in trial.metrics}
-    final = next((value for name, value in trial.metrics.items() if name.startswith("final_fid")), None)
+    final = trial.final_score
     extra = f", {final:.4g} from the final count of samples" if final is not None else ""
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
     at = f"at {trial.best_samples_seen:,} samples ({metrics})"
@@ -95,7 +119,12 @@ def _show(value: Scalar) -> str:
 
 
 def _as_dict(
-    run: Run, winner: TrialRecord, baseline: TrialRecord | None, checkpoint: Path, folder: Path | None
+    run: Run,
+    winner: TrialRecord,
+    baseline: TrialRecord | None,
+    standings: list[Standing],
+    checkpoint: Path,
+    folder: Path | None,
 ) -> dict[str, Any]:
     changed = differences(baseline.parameters, winner.parameters) if baseline else {}
     return {
@@ -108,6 +137,7 @@ def _as_dict(
         "seed": winner.seed,
         "config": dict(winner.parameters),
         "baseline_score": baseline.best_score if baseline else None,
+        "confirmed": [asdict(standing) for standing in standings],
         "changed": {name: list(values) for name, values in changed.items()},
         "checkpoint": str(checkpoint),
         "export": str(folder) if folder else None,

@@ -43,6 +43,9 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         + (f", until a score of {budget.target:g}" if budget.target else "")
     )
     click.echo(f"early stops: {_early_stops(loaded)}")
+    confirm = loaded.confirm
+    if confirm.top:
+        click.echo(f"confirmed: the {confirm.top} best, with {confirm.seeds} fresh seeds each")
     click.echo(f"baseline: {'trial 0' if loaded.baseline is not None else 'none'}")
     click.echo("OK. Nothing was started.")
 

@@ -35,7 +35,10 @@ def command(topic: str, as_json: bool) -> None:
             found += textwrap.wrap(" ".join(paragraph.split()), WIDTH, initial_indent="  ", subsequent_indent="  ")
         width = max((len(option.name) for option in entry.options), default=0)
         for option in entry.options:
-            default = "no default" if option.required else f"default {shown(option.default)}"
+            if option.required:
+                default = "no default"
+            else:
+                default = "may be left out" if option.default is None else f"default {shown(option.default)}"
             works = f"; works in {option.works}" if option.works else ""
             found.append(f"    {option.name:<{width}}  {option.expected()}; {default}{works}")
         for rule in entry.refuses:

@@ -34,7 +34,7 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
     from gantune.data.data_set import open_data
     from gantune.errors import NoSurvivorError
     from gantune.export import load_generator
-    from gantune.metrics.reference import load_reference, prepare_reference
+    from gantune.metrics.reference import check_reference, load_reference, prepare_reference
     from gantune.trainer import choose_device
     from gantune.trial import BEST, Progress, train_trial
 
@@ -44,15 +44,17 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
     chosen = choose_device(device)
     folder = out or Path("trained") / f"{config.resolve().parent.name}-{config.stem}"
     images = open_data(loaded.data, say)
-    prepared = prepare_reference(images, say)
+    prepared = prepare_reference(images, loaded.objective.features, say, chosen)
     reference = load_reference(prepared)
+    check_reference(images, loaded.objective, reference)
+    name = reference.named(loaded.objective.metric)
 
     def tell(progress: Progress) -> None:
         score = "-" if progress.score is None else f"{progress.score:.4g}"
         metrics = "  ".join(
             f"{key} {progress.metrics[key]:.2f}" for key in ("recall", "diversity") if key in progress.metrics
         )
-        say(f"{progress.samples_seen:>12,} samples  {reference.fid_name} {score}  {metrics}  {progress.seconds:.0f}s")
+        say(f"{progress.samples_seen:>12,} samples  {name} {score}  {metrics}  {progress.seconds:.0f}s")
 
     if processes > 1:
         from gantune.search.parallel import train_parallel

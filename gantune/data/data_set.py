@@ -35,6 +35,8 @@ FORMAT = 1
 GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"])  # Pillow's modes
 RESIDENT_SHARE = 0.25  # of the device's free memory that the pictures may take
 ASSUMED_FREE_BYTES = 4 * 2**30  # where the system does not tell
+HELD_OUT = 0.1  # of the examples no generator is trained on
+HELD_OUT_MOST = 2_000
 
 Report = Callable[[str], None]
 
@@ -44,7 +46,8 @@ class DataSet:
     """What is to be learned, decoded.
 
     `examples`: pictures, uint8 [N, C, S, S], or points, float32 [N, D] of about unit deviation. `labels`: int64 [N],
-    or None. `key` names examples and form.
+    or None. `key` names examples and form. Generators learn from `train_rows`; `held_rows` are what nothing is trained
+    on, so that copying can be told from learning.
     """
 
     name: str
@@ -62,6 +65,23 @@ class DataSet:
     def class_counts(self) -> tuple[int, ...]:
         """How many examples each class has; empty where there are no labels."""
         return () if self.labels is None else tuple(np.bincount(self.labels).tolist())
+
+    @property
+    def train_rows(self) -> npt.NDArray[np.int64]:
+        """Which examples are learned from, int64 [T], in order."""
+        return np.sort(self._shuffled()[self._held :])
+
+    @property
+    def held_rows(self) -> npt.NDArray[np.int64]:
+        """Which examples are kept back, int64 [H], in order: a tenth, or 2,000; the same for equal data."""
+        return np.sort(self._shuffled()[: self._held])
+
+    @property
+    def _held(self) -> int:
+        return min(HELD_OUT_MOST, round(HELD_OUT * len(self.examples)))
+
+    def _shuffled(self) -> npt.NDArray[np.int64]:
+        return np.random.default_rng(0).permutation(len(self.examples))
 
 
 class Batch(NamedTuple):
@@ -193,12 +213,13 @@ class BatchSource:
         self.resident = data.examples.nbytes <= RESIDENT_SHARE * _free_bytes(device)
         self._held = _channels_last(torch.from_numpy(np.array(data.examples))).to(device) if self.resident else None
         self._map = data.examples
+        self._rows = torch.from_numpy(data.train_rows)
         self._labels = None if data.labels is None else torch.from_numpy(np.array(data.labels)).to(device)
         self.generator = torch.Generator().manual_seed(seed)  # on the CPU, so that residence changes no draw
 
     def draw(self, count: int) -> Batch:
         """A batch on the device."""
-        index = torch.randint(len(self._map), (count,), generator=self.generator)
+        index = self._rows[torch.randint(len(self._rows), (count,), generator=self.generator)]
         if self._device.type == "cuda":
             index = index.pin_memory()
         on_device = index.to(self._device, non_blocking=True)

@@ -1,6 +1,7 @@
 """Samples as PNG files: a grid of pictures, or a cloud of points."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from PIL import Image
 from gantune.errors import GantuneError
 
 GAP = 2  # pixels of background between pictures
+PICTURES = 64  # in a grid
 POINTS = 5000  # in a picture of a cloud: enough to see its density
 DOT = 2  # pixels of a point's side
 REACH = 3.0  # of a cloud's picture, each way, in deviations of the data
 TARGET_WIDTH = 640  # pixels; small pictures are enlarged by whole factors so that a person can see them
+
+
+def enough(dims: Sequence[int]) -> int:
+    """How many samples of these dimensions a picture shows."""
+    return PICTURES if len(dims) == 3 else POINTS
 
 
 def grid(pixels: npt.NDArray[np.uint8]) -> Image.Image:

@@ -6,9 +6,11 @@ A row is written before the study is told, so after a kill the rows tell what th
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from gantune.config import BudgetConfig, TrialConfig
 from gantune.errors import RunError
 from gantune.results import Row
 from gantune.run import ENDED, Run
@@ -18,6 +20,7 @@ from gantune.trial import Progress
 from gantune.writing import dump, trial_document
 
 MOST_FAILURES = 3  # in a row, with no report between them
+NOTHING = Progress(samples_seen=0, score=None, best_score=None, metrics={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,30 +31,125 @@ class Best:
     score: float
 
 
-class Ledger:
-    """Books of one run, carried on from its rows and study where it existed before."""
+class Books:
+    """What the driver notes while trials train, be it a search or the confirmation of its finalists."""
+
+    def __init__(self, run: Run, budget: BudgetConfig, rows: Sequence[Row]) -> None:
+        self._run = run
+        self._hours = budget.hours
+        self._started = time.monotonic()
+        self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
+        self._failures: list[str] = []
+        self._proposals: dict[int, Proposal] = {}
+        self.ended: Counter[str] = Counter()
+        self.ended_here = 0
+        self.best: Best | None = None
+
+    @property
+    def asked(self) -> int:
+        """How many trials there are to be."""
+        raise NotImplementedError
+
+    @property
+    def running(self) -> int:
+        """How many trials are out."""
+        return len(self._proposals)
+
+    def next(self) -> Proposal | None:
+        """The next trial to train, its folder made; None where no more are asked for."""
+        raise NotImplementedError
+
+    def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
+        """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
+        raise NotImplementedError
+
+    def fail(self, number: int, cause: str) -> Row | None:
+        """Note that a trial could not be trained. Returns the row that says so."""
+        raise NotImplementedError
+
+    def folder(self, number: int) -> Path:
+        """Where a trial keeps its configuration and checkpoints."""
+        raise NotImplementedError
+
+    def complete(self) -> bool:
+        """Whether every asked trial has ended."""
+        raise NotImplementedError
+
+    def stuck(self) -> str:
+        """The last cause where trials fail one after another and none reports, which no further trial would mend."""
+        return self._failures[-1] if len(self._failures) >= MOST_FAILURES else ""
+
+    def out_of_budget(self) -> str:
+        """Why nothing more is to be spent, or nothing."""
+        if self._hours is not None and self.seconds() >= self._hours * 3600:
+            return f"the time budget of {self._hours:g} hours is used up"
+        return ""
+
+    def seconds(self) -> float:
+        """The run's own clock: seconds of search over all sessions."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def seconds_left(self) -> float | None:
+        """A guess from this session's pace, and the time budget."""
+        guesses = []
+        if self.ended_here:
+            pace = (time.monotonic() - self._started) / self.ended_here
+            guesses.append(pace * (self.asked - sum(self.ended.values())))
+        if self._hours is not None:
+            guesses.append(self._hours * 3600 - self.seconds())
+        return max(0.0, min(guesses)) if self.ended_here else None
+
+    def _issue(self, proposal: Proposal) -> Proposal:
+        """Write a trial's configuration where its worker finds it."""
+        folder = self.folder(proposal.number)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(dump(trial_document(proposal.config)), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing is lost") from error
+        self._proposals[proposal.number] = proposal
+        return proposal
+
+    def _row(
+        self, config: TrialConfig, number: int, state: str, progress: Progress, cause: str, repeat: int = 0
+    ) -> Row:
+        return Row(
+            trial=number,
+            repeat=repeat,
+            state=state,
+            samples_seen=progress.samples_seen,
+            score=progress.score,
+            best_score=progress.best_score,
+            metrics=progress.metrics,
+            seed=config.seed,
+            config=json.dumps(config.parameters()),
+            cause=cause,
+            verdict=progress.verdict.state,
+            evidence=progress.verdict.evidence,
+            trial_seconds=progress.seconds,
+            run_seconds=self.seconds(),
+        )
+
+
+class Ledger(Books):
+    """Books of one search, carried on from its rows and study where it existed before."""
 
     def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
-        self._run = run
+        every = run.results.rows()
+        super().__init__(run, space.budget, every)
         self._study = study
         self._budget = space.budget
         self._constraints = space.objective.constraints
-        self._started = time.monotonic()
-        rows = run.results.rows()
-        self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
+        rows = [row for row in every if not row.repeat]
         self._last = {row.trial: row for row in rows}
         self._known = {(row.trial, row.samples_seen) for row in rows}
         self.rows = rows
         if rows and not study.knows(max(self._last)):
             raise RunError(f"{run.study_path}: lacks trials that the results hold; put it back, or use --name")
         self._lowest: dict[int, float] = {}
-        self.ended: Counter[str] = Counter(row.state for row in self._last.values() if row.state in ENDED)
-        self.ended_here = 0
-        self._failures: list[str] = []
-        self.best: Best | None = None
+        self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
         for row in rows:
             self._note_best(row)
-        self._proposals: dict[int, Proposal] = {}
         self._waiting = self._reconcile()
 
     def _reconcile(self) -> list[Proposal]:
@@ -78,14 +176,11 @@ class Ledger:
             proposal = self._study.propose()
         else:
             return None
-        folder = self._run.trial_folder(proposal.number)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(dump(trial_document(proposal.config)), encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing is lost") from error
-        self._proposals[proposal.number] = proposal
-        return proposal
+        return self._issue(proposal)
+
+    def folder(self, number: int) -> Path:
+        """Where a trial keeps its configuration and checkpoints."""
+        return self._run.trial_folder(number)
 
     def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
         """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
@@ -98,7 +193,7 @@ class Ledger:
             cause = f"stopped by the scheduler at {progress.samples_seen:,} samples"
         if ended == "running" and (number, progress.samples_seen) in self._known:
             return None  # a trial that continues repeats its last report
-        row = self._row(number, ended, progress, cause)
+        row = self._row(self._proposals[number].config, number, ended, progress, cause)
         self._append(row)
         self._report(row)
         if ended == "running":
@@ -110,10 +205,6 @@ class Ledger:
         """Note that a trial could not be trained."""
         self._failures.append(cause)
         return self._end(number, "failed", cause)
-
-    def stuck(self) -> str:
-        """The last cause where trials fail one after another and none reports, which no further trial would mend."""
-        return self._failures[-1] if len(self._failures) >= MOST_FAILURES else ""
 
     def close(self, cause: str) -> None:
         """End all open trials: no more is to be spent on this run."""
@@ -129,30 +220,12 @@ class Ledger:
             return None
         last = self._last.get(number)
         if last is None:
-            row = self._row(number, state, Progress(samples_seen=0, score=None, best_score=None, metrics={}), cause)
+            row = self._row(self._proposals[number].config, number, state, NOTHING, cause)
         else:
             row = replace(last, state=state, cause=cause, run_seconds=self.seconds())
         self._append(row)
         self._tell(row)
         return row
-
-    def _row(self, number: int, state: str, progress: Progress, cause: str) -> Row:
-        config = self._proposals[number].config
-        return Row(
-            trial=number,
-            state=state,
-            samples_seen=progress.samples_seen,
-            score=progress.score,
-            best_score=progress.best_score,
-            metrics=progress.metrics,
-            seed=config.seed,
-            config=json.dumps(config.parameters()),
-            cause=cause,
-            verdict=progress.verdict.state,
-            evidence=progress.verdict.evidence,
-            trial_seconds=progress.seconds,
-            run_seconds=self.seconds(),
-        )
 
     def _append(self, row: Row) -> None:
         self._run.results.append(row)
@@ -193,19 +266,10 @@ class Ledger:
     def _survivors(self) -> Iterator[Row]:
         return (row for row in self._last.values() if row.state not in ("collapsed", "failed"))
 
-    def seconds(self) -> float:
-        """The run's own clock: seconds of search over all sessions."""
-        return self._seconds_before + time.monotonic() - self._started
-
     @property
     def asked(self) -> int:
         """How many trials the budget asks for."""
         return self._budget.trials
-
-    @property
-    def running(self) -> int:
-        """How many trials are out."""
-        return len(self._proposals)
 
     def complete(self) -> bool:
         """Whether every asked trial has ended."""
@@ -213,19 +277,7 @@ class Ledger:
 
     def out_of_budget(self) -> str:
         """Why nothing more is to be spent, or nothing."""
-        target, hours = self._budget.target, self._budget.hours
+        target = self._budget.target
         if target is not None and self.best is not None and self.best.score <= target:
             return f"the target of {target:g} was reached by #{self.best.trial}"
-        if hours is not None and self.seconds() >= hours * 3600:
-            return f"the time budget of {hours:g} hours is used up"
-        return ""
-
-    def seconds_left(self) -> float | None:
-        """A guess from this session's pace, and the time budget."""
-        guesses = []
-        if self.ended_here:
-            pace = (time.monotonic() - self._started) / self.ended_here
-            guesses.append(pace * (self._budget.trials - sum(self.ended.values())))
-        if self._budget.hours is not None:
-            guesses.append(self._budget.hours * 3600 - self.seconds())
-        return max(0.0, min(guesses)) if self.ended_here else None
+        return super().out_of_budget()

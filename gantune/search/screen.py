@@ -6,7 +6,7 @@ import time
 from typing import TextIO
 
 from gantune.results import Row
-from gantune.search.ledger import Ledger
+from gantune.search.ledger import Books
 
 BAR = 20
 SECONDS_BETWEEN = 1.0
@@ -34,23 +34,24 @@ class Screen:
             print(text[:width], end="", file=self._stream, flush=True)
             self._shown = True
 
-    def ended(self, row: Row, ledger: Ledger) -> None:
+    def ended(self, row: Row, books: Books) -> None:
         """A trial has ended."""
-        what = f"#{row.trial} {row.state} at {row.samples_seen:,} samples: {_outcome(row)}"
-        self.say(what if self._live else f"{overview(ledger)}  | {what}")
+        name = f"#{row.trial}.{row.repeat}" if row.repeat else f"#{row.trial}"
+        what = f"{name} {row.state} at {row.samples_seen:,} samples: {_outcome(row)}"
+        self.say(what if self._live else f"{overview(books)}  | {what}")
         self._drawn = 0.0
-        self.update(ledger)
+        self.update(books)
 
-    def update(self, ledger: Ledger) -> None:
+    def update(self, books: Books) -> None:
         """Redraw the line, at most once a second."""
         if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN:
             self._drawn = time.monotonic()
-            self.passing(overview(ledger))
+            self.passing(overview(books))
 
-    def rest(self, ledger: Ledger) -> None:
+    def rest(self, books: Books) -> None:
         """Leave the line as it stands at the end."""
         if self._live:
-            self.say(overview(ledger))
+            self.say(overview(books))
 
     def _clear(self) -> None:
         if self._shown:
@@ -58,16 +59,16 @@ class Screen:
             self._shown = False
 
 
-def overview(ledger: Ledger) -> str:
+def overview(books: Books) -> str:
     """Progress, counts, best so far and time left, in one line."""
-    done = sum(ledger.ended.values())
-    filled = round(BAR * min(1.0, done / ledger.asked))
-    parts = [f"[{'#' * filled}{'-' * (BAR - filled)}] {done}/{ledger.asked}", f"{ledger.running} running"]
-    parts += [f"{ledger.ended[state]} {state}" for state in ("pruned", "collapsed", "failed") if ledger.ended[state]]
-    if ledger.best is not None:
-        parts.append(f"best {ledger.best.score:.4g} (#{ledger.best.trial})")
-    left = ledger.seconds_left()
-    if left is not None and done < ledger.asked:
+    done = sum(books.ended.values())
+    filled = round(BAR * min(1.0, done / books.asked))
+    parts = [f"[{'#' * filled}{'-' * (BAR - filled)}] {done}/{books.asked}", f"{books.running} running"]
+    parts += [f"{books.ended[state]} {state}" for state in ("pruned", "collapsed", "failed") if books.ended[state]]
+    if books.best is not None:
+        parts.append(f"best {books.best.score:.4g} (#{books.best.trial})")
+    left = books.seconds_left()
+    if left is not None and done < books.asked:
         parts.append(f"{duration(left)} left")
     return "  ".join(parts)
 

@@ -11,7 +11,7 @@ from ray import tune
 from gantune.config import DataConfig
 from gantune.data.data_set import DataSet, open_data
 from gantune.errors import GantuneError
-from gantune.metrics.reference import Reference, check_same_data, load_reference
+from gantune.metrics.reference import Reference, check_reference, load_reference
 from gantune.space import load_trial
 from gantune.trainer import choose_device
 from gantune.trial import Progress, set_aside_damaged, train_trial
@@ -50,7 +50,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(threads)
         config = load_trial(Path(folder) / "config.yaml")
         images, yardstick = _images(config.data), _reference(Path(reference))
-        check_same_data(images, yardstick)
+        check_reference(images, config.objective, yardstick)
         set_aside_damaged(Path(folder))
         yield from train_trial(config, images, yardstick, Path(folder), choose_device(device))
 

@@ -12,20 +12,23 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune import Callback, Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gantune.audit import audit_space
 from gantune.data.data_set import open_data
 from gantune.errors import RunError
-from gantune.metrics.reference import check_same_data, load_reference, prepare_reference
+from gantune.metrics.reference import check_reference, load_reference, prepare_reference
 from gantune.run import Run
+from gantune.search.confirmation import Confirmation
 from gantune.search.connection import connected
-from gantune.search.ledger import Ledger
-from gantune.search.schedulers import build_scheduler
+from gantune.search.ledger import Books, Ledger
+from gantune.search.schedulers import RememberingAsha, build_scheduler
 from gantune.search.screen import Screen, duration
 from gantune.search.study import Study
 from gantune.search.trainable import GanTrainable
 from gantune.space import SearchSpace
+from gantune.trainer import choose_device
 from gantune.trial import Progress
 
 RETRIES = 2  # of a trial whose worker died; it continues from its checkpoint
@@ -39,22 +42,22 @@ class _Unsaved:
 
 
 class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
-    """Passes the ledger's proposals on to Tune."""
+    """Passes the proposals of the books on to Tune."""
 
-    def __init__(self, ledger: Ledger, run: Run, cpus: float, gpus: float) -> None:
+    def __init__(self, books: Books, run: Run, cpus: float, gpus: float) -> None:
         super().__init__()
-        self._ledger = ledger
+        self._books = books
         self._run = run
         self._share = {"threads": max(1, int(cpus)), "device": "cuda" if gpus else "cpu"}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        proposal = self._ledger.next()
+        proposal = self._books.next()
         if proposal is None:
             finished: str = Searcher.FINISHED
             return finished
         return {
             "number": proposal.number,
-            "folder": str(self._run.trial_folder(proposal.number).resolve()),
+            "folder": str(self._books.folder(proposal.number).resolve()),
             "reference": str(self._run.reference_path.resolve()),
             **self._share,
         }
@@ -70,49 +73,49 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
 
 
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
-    """Notes every result and failure in the ledger, and keeps the screen."""
+    """Notes every result and failure in the books, and keeps the screen."""
 
-    def __init__(self, ledger: Ledger, screen: Screen) -> None:
-        self._ledger = ledger
+    def __init__(self, books: Books, screen: Screen) -> None:
+        self._books = books
         self._screen = screen
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._screen.update(self._ledger)
+        self._screen.update(self._books)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "failure" in result:
-            row = self._ledger.fail(result["number"], result["failure"])
+            row = self._books.fail(result["number"], result["failure"])
         elif "progress" in result:
             progress = Progress.from_dict(result["progress"])
-            row = self._ledger.record(result["number"], progress, stopped=bool(result.get("done")))
+            row = self._books.record(result["number"], progress, stopped=bool(result.get("done")))
         else:
             return
         if row is not None:
-            self._screen.ended(row, self._ledger)
+            self._screen.ended(row, self._books)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = str(trial.get_error() or "its worker died").strip()
         logging.getLogger("ray").error("trial %s: %s", trial.config["number"], error)
         reason = error.splitlines()
-        row = self._ledger.fail(trial.config["number"], f"{reason[-1]} (after {RETRIES} retries; see ray.log)")
+        row = self._books.fail(trial.config["number"], f"{reason[-1]} (after {RETRIES} retries; see ray.log)")
         if row is not None:
-            self._screen.ended(row, self._ledger)
+            self._screen.ended(row, self._books)
 
 
 class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
     """Stops everything when the budget is used up or a person asks for it."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, books: Books) -> None:
+        self._books = books
         self.asked = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.asked or bool(self._ledger.out_of_budget() or self._ledger.stuck())
+        return self.asked or bool(self._books.out_of_budget() or self._books.stuck())
 
 
 def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = None) -> bool:
@@ -126,33 +129,34 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
         images = open_data(space.data, screen.passing)
         continued = run.begin(space)
         if not run.reference_path.exists():
-            prepared = prepare_reference(images, screen.passing)
+            prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
             partial = run.reference_path.with_suffix(".partial")
             shutil.copyfile(prepared, partial)
             os.replace(partial, run.reference_path)
         reference = load_reference(run.reference_path)
-        check_same_data(images, reference)
-        study = Study(run.study_path, space, reference.noise_score)
+        check_reference(images, space.objective, reference)
+        noise_score = reference.noise_scores[space.objective.metric]
+        study = Study(run.study_path, space, noise_score)
         ledger = Ledger(run, space, study)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
+        seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
         screen.say(
             f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
-            f"score {reference.fid_name}, lower is better (uniform noise scores {reference.noise_score:.4g}; "
-            f"its features name {reference.accuracy:.0%} of unseen images rightly)"
+            f"score {reference.named(space.objective.metric)}, lower is better "
+            f"(uniform noise scores {noise_score:.4g}{seen})"
         )
+        log = run.folder / "ray.log"
         if not ledger.complete() and not ledger.out_of_budget():
             screen.passing("trying whether every parameter has an effect")
             audit_space(space, images.shape)
             screen.passing("starting Ray")
-            stack.enter_context(connected(run.folder / "ray.log", address))
-            limit = _Limit(ledger)
-            stack.enter_context(_stop_on_signal(limit))
-            _fit(space, run, ledger, limit, screen)
-            screen.rest(ledger)
-            if limit.asked:
-                screen.say(f"stopped after {duration(ledger.seconds())}; the same command continues")
+            stack.enter_context(connected(log, address))
+            scheduler = build_scheduler(space, ledger.rows)
+            if not _carry(space, run, ledger, scheduler, screen):
                 return False
+            for rung in scheduler.certificate.rungs() if isinstance(scheduler, RememberingAsha) else ():
+                screen.say(str(rung))
         run.results.merge()
         if ledger.stuck():
             raise RunError(f"{run.folder}: stopped, for trials fail one after another: {ledger.stuck()}")
@@ -161,10 +165,34 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             screen.say(f"search ended: {ledger.out_of_budget()}")
         elif not ledger.complete():
             raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
+        confirmation = Confirmation(run, space)
+        if confirmation.complete() or confirmation.out_of_budget():
+            return True
+        screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
+        if not ray.is_initialized():
+            stack.enter_context(connected(log, address))
+        if not _carry(space, run, confirmation, FIFOScheduler(), screen):
+            return False
+        run.results.merge()
+        if confirmation.stuck():
+            raise RunError(f"{run.folder}: stopped, for finalists fail one after another: {confirmation.stuck()}")
+        if not confirmation.complete():
+            screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
         return True
 
 
-def _fit(space: SearchSpace, run: Run, ledger: Ledger, limit: _Limit, screen: Screen) -> None:
+def _carry(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen) -> bool:
+    """Train what the books ask for; False where a person stopped it."""
+    limit = _Limit(books)
+    with _stop_on_signal(limit):
+        _fit(space, run, books, scheduler, limit, screen)
+    screen.rest(books)
+    if limit.asked:
+        screen.say(f"stopped after {duration(books.seconds())}; the same command continues")
+    return not limit.asked
+
+
+def _fit(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, limit: _Limit, screen: Screen) -> None:
     resources = space.resources
     gpus = resources.gpus_per_trial
     if gpus is None:
@@ -176,14 +204,14 @@ def _fit(space: SearchSpace, run: Run, ledger: Ledger, limit: _Limit, screen: Sc
         shell,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Asking(ledger, run, resources.cpus_per_trial, gpus),
-            scheduler=build_scheduler(space, ledger.rows),
+            search_alg=_Asking(books, run, resources.cpus_per_trial, gpus),
+            scheduler=scheduler,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str(scratch.resolve()),
-            callbacks=[_Noting(ledger, screen)],
+            callbacks=[_Noting(books, screen)],
             stop=limit,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
