@@ -128,8 +128,31 @@ class Run:
         sessions = [*(manifest or {}).get("sessions", []), _session()]
         self._write("space.yaml", dump(document))
         values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
+        if manifest is not None and "protocol" in manifest:
+            values["protocol"] = manifest["protocol"]
         self._write("manifest.json", json.dumps(values, indent=1))
         return manifest is not None
+
+    def settle(self, score: str, reference: str) -> None:
+        """Note how scores are measured, the metric's full name and its reference's key.
+
+        Raises RunError where the run's scores were measured otherwise: they would not compare.
+        """
+        values = self.manifest()
+        protocol = {"score": score, "reference": reference}
+        if values.get("protocol", protocol) != protocol:
+            old = values["protocol"]
+            raise RunError(
+                f"{self.folder}: its scores are {old['score']} against reference {old['reference']}, these would be "
+                f"{score} against {reference}, and the two do not compare; put the old reference back, or use --name"
+            )
+        self._write("manifest.json", json.dumps({**values, "protocol": protocol}, indent=1))
+
+    @property
+    def score_name(self) -> str:
+        """What the run's scores are called; plain `score` before it is known."""
+        name: str = self.manifest().get("protocol", {}).get("score", "score")
+        return name
 
     def manifest(self) -> dict[str, Any]:
         """The manifest. Raises RunError where it is missing, damaged or of another format."""

@@ -367,3 +367,19 @@ def test_folders_of_trials_sort_by_number(runs):
     run = Run(runs / "a")
     assert run.trial_folder(7) == runs / "a" / "trials" / "0007"
     assert run.study_path.parent == run.reference_path.parent == run.folder
+
+
+# How scores are measured
+
+
+def test_scores_measured_otherwise_do_not_join_a_run(runs, space):
+    run = begun(runs, "a", space)
+    assert run.score_name == "score"
+    run.settle("fid_classifier", "abc")
+    run.begin(space)
+    run.settle("fid_classifier", "abc")
+    assert run.score_name == "fid_classifier"
+    for score, reference in (("kid_classifier", "abc"), ("fid_classifier", "abd"), ("fid_lite0", "abc")):
+        with pytest.raises(RunError, match=r"fid_classifier.*abc.*do not compare.*--name"):
+            run.settle(score, reference)
+    assert run.score_name == "fid_classifier"

@@ -62,10 +62,10 @@ def _lines(
 ) -> list[str]:
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-    lines = [f"{run.folder}: {len(trials)} trials ({counts})", _score_line("best", winner)]
+    lines = [f"{run.folder}: {len(trials)} trials ({counts})", _score_line("best", winner, run.score_name)]
     lines += _confirmed(standings)
     if baseline is not None and baseline.number != winner.number:
-        lines.append(_score_line("baseline", baseline))
+        lines.append(_score_line("baseline", baseline, run.score_name))
         changes = differences(baseline.parameters, winner.parameters)
         lines.append(f"changed from the baseline: {len(changes)} parameters")
         lines += [f"  {name}: {_show(before)} -> {_show(after)}" for name, (before, after) in changes.items()]
@@ -92,7 +92,7 @@ def _confirmed(standings: list[Standing]) -> list[str]:
     return [*lines, f"  a tie: seeds alone may part {' and '.join(tied)}"] if len(tied) > 1 else lines
 
 
-def _score_line(label: str, trial: TrialRecord) -> str:
+def _score_line(label: str, trial: TrialRecord, name: str) -> str:
     if trial.best_score is None:
         reason = trial.cause or "no report met the constraints"
         return f"{label}: #{trial.number} has no score ({trial.state}: {reason})"
@@ -101,7 +101,7 @@ def _score_line(label: str, trial: TrialRecord) -> str:
     extra = f", {final:.4g} from the final count of samples" if final is not None else ""
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
     at = f"at {trial.best_samples_seen:,} samples ({metrics})"
-    return f"{label}: #{trial.number} scores {trial.best_score:.4g}{extra} {at}"
+    return f"{label}: #{trial.number} {name} {trial.best_score:.4g}{extra} {at}"
 
 
 def differences(before: Mapping[str, Scalar], after: Mapping[str, Scalar]) -> dict[str, tuple[Scalar, Scalar]]:
@@ -132,6 +132,7 @@ def _as_dict(
         "trial": winner.number,
         "state": winner.state,
         "score": winner.best_score,
+        "metric": run.score_name,
         "samples_seen": winner.best_samples_seen,
         "metrics": dict(winner.metrics),
         "seed": winner.seed,

@@ -135,6 +135,7 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             os.replace(partial, run.reference_path)
         reference = load_reference(run.reference_path)
         check_reference(images, space.objective, reference)
+        run.settle(reference.named(space.objective.metric), reference.key)
         noise_score = reference.noise_scores[space.objective.metric]
         study = Study(run.study_path, space, noise_score)
         ledger = Ledger(run, space, study)
