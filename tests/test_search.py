@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,11 @@ def test_a_search_finds_exports_and_samples_a_generator(space, tmp_path):
     assert "ray" not in done.stderr.replace("ray.log", "").lower()  # its chatter stays in the log
     run = Run(tmp_path / "runs" / "tiny")
     assert_whole(run, 6)
+    ends = [
+        int(found) for found in re.findall(r"rung at 1,500 samples: (\d+) trials are known to the end", done.stderr)
+    ]
+    full = [trial for trial in run.trials() if trial.state in ("finished", "collapsed") and trial.samples_seen > 1700]
+    assert ends == [len(full)]
 
     table = ds.dataset(str(run.folder / "results"), format="parquet").to_table()
     wanted = {"trial", "state", "samples_seen", "score", "metrics", "seed", "config", "cause"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from gantune.config import Asha, derive_seed
+from gantune.config import Asha
 from gantune.results import Row
 from gantune.search.certificate import Certificate
 from gantune.space import SearchSpace
@@ -28,13 +28,11 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
     counts no further: they show whether the stops are right, and a rung that does not tell good from bad is skipped.
     """
 
-    def __init__(
-        self, config: Asha, samples: int, rows: Iterable[Row], kept: Iterable[int] = (), seed: int = 0
-    ) -> None:
+    def __init__(self, config: Asha, samples: int, rows: Iterable[Row], kept: Iterable[int] = ()) -> None:
         super().__init__()
         self._kept = frozenset(kept)
-        self._seed = seed
         self._spared = config.spared
+        self._stops = 0
         self._rungs = config.rungs(samples)
         self.certificate = Certificate()
         self._asha = AsyncHyperBandScheduler(
@@ -71,7 +69,8 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         if not self.certificate.rung(rung).separates:
             return str(TrialScheduler.CONTINUE)
-        if derive_seed(self._seed, "spared", number) < self._spared * 2**62:
+        self._stops += 1
+        if round(self._stops * self._spared) > round((self._stops - 1) * self._spared):
             self.certificate.spare(number, rung)
             return str(TrialScheduler.CONTINUE)
         return decision
@@ -90,7 +89,7 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Called by Tune with the report that ended the trial."""
-        state = result.get("progress", {}).get("state")
+        state = result.get("state")
         if state in ("finished", "collapsed"):
             self.end(result["number"], result.get("score"), collapsed=state == "collapsed")
 
@@ -101,4 +100,4 @@ def build_scheduler(space: SearchSpace, rows: Iterable[Row]) -> TrialScheduler:
     if not isinstance(config, Asha):
         return FIFOScheduler()
     kept = [] if space.baseline is None else [0]
-    return RememberingAsha(config, space.budget.samples_per_trial, rows, kept, space.search.seed)
+    return RememberingAsha(config, space.budget.samples_per_trial, rows, kept)

@@ -64,6 +64,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "number": self._number,
             "samples_seen": progress.samples_seen,
             "score": progress.score,
+            "state": progress.state,
             "progress": progress.as_dict(),
             "done": progress.state != "running",
         }
