@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,9 +34,16 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     mean = sum((chunk.double().sum(0) for chunk in chunks[1:]), chunks[0].double().sum(0)) / len(features)
     scatter = features.new_zeros(features.shape[1], features.shape[1], dtype=torch.float64)
     for chunk in chunks:
-        centred = chunk.double() - mean
-        scatter.addmm_(centred.T, centred)
+        scatter += _gram(chunk.double() - mean)
     return mean, scatter / (len(features) - 1)
+
+
+def _gram(centred: Tensor) -> Tensor:
+    """X^T X. NumPy sees that both sides are one matrix and does half the work, on a CPU."""
+    if centred.device.type != "cpu":
+        return centred.T @ centred
+    values = centred.numpy()
+    return torch.from_numpy(np.dot(values.T, values))
 
 
 def frechet_distance(real: Gaussian, fake: Tensor) -> float:

@@ -16,7 +16,8 @@ def distances(ones: Tensor, others: Tensor) -> Tensor:
 def radii(features: Tensor, neighbours: int) -> Tensor:
     """Distance of each of features [N, D] to its k-th nearest neighbour, itself left out; [N]."""
     chunks = torch.split(features, CHUNK)
-    return torch.cat([distances(chunk, features).kthvalue(neighbours + 1, dim=1).values for chunk in chunks])
+    nearest_few = [distances(chunk, features).topk(neighbours + 1, largest=False).values for chunk in chunks]
+    return torch.cat([values[:, -1] for values in nearest_few])
 
 
 def precision(across: Tensor, real_radii: Tensor) -> float:
