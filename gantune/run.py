@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -189,19 +189,12 @@ class Run:
             grouped.setdefault((row.trial, row.repeat), []).append(row)
         return [trial_record(rows) for _, rows in sorted(grouped.items())]
 
-    def checkpoint(self, trial: TrialRecord) -> Path:
+    def checkpoint(self, trial: TrialRecord, repeats: Iterable[TrialRecord]) -> Path:
         """The best weights of a trial's configuration: of all its runs, those of the lowest final score."""
-        runs = [trial, *(repeat for repeat in self.repeats() if repeat.number == trial.number)]
+        runs = [trial, *(repeat for repeat in repeats if repeat.number == trial.number)]
         scored = [(run.final_score, run.repeat) for run in runs if run.final_score is not None]
         repeat = min(scored)[1] if len(runs) > 1 and scored else 0
         return self.trial_folder(trial.number, repeat) / "best.safetensors"
-
-    def standings(self) -> list[Standing]:
-        """How the confirmed finalists stand, the likeliest best first; empty before any has ended."""
-        ended = [record for record in self.repeats() if record.state in ENDED and record.state != "failed"]
-        return rank(
-            {number: [r.final_score for r in ended if r.number == number] for number in {r.number for r in ended}}
-        )
 
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
         """The trial of the baseline, where the space has one: it is always the first."""
@@ -209,17 +202,15 @@ class Run:
             return None
         return next((trial for trial in trials if trial.number == 0), None)
 
-    def best(self, trials: Iterable[TrialRecord]) -> TrialRecord:
-        """The confirmed finalist that is likeliest the best; without any, the surviving trial of the lowest score.
+    def best(self, trials: Iterable[TrialRecord], standings: Sequence[Standing] = ()) -> TrialRecord:
+        """The confirmed finalist that stands first; without standings, the surviving trial of the lowest score.
 
         Raises NoSurvivorError with the reasons where there is none.
         """
         trials = list(trials)
         alive = [trial for trial in trials if trial.survived]
-        confirmed = [standing.number for standing in self.standings()]
-        winner = next((trial for trial in alive if trial.number in confirmed[:1]), None)
-        if winner is not None:
-            return winner
+        for standing in standings[:1]:
+            alive = [trial for trial in alive if trial.number == standing.number] or alive
         if alive:
             return min(alive, key=lambda trial: (trial.best_score, trial.number))
         if not trials:
@@ -229,6 +220,15 @@ class Run:
             reason = trial.cause.partition("\n")[0] or "no report met the constraints"
             reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
         raise NoSurvivorError("\n".join([f"{self.folder}: no trial survived", *reasons]))
+
+
+def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:
+    """How confirmed finalists stand, the likeliest best first; empty before any has ended."""
+    scores: dict[int, list[float | None]] = {}
+    for record in repeats:
+        if record.state in ENDED and record.state != "failed":
+            scores.setdefault(record.number, []).append(record.final_score)
+    return rank(scores)
 
 
 def trial_record(rows: list[Row]) -> TrialRecord:

@@ -41,7 +41,6 @@ from gantune.metrics.neighbours import (
 )
 from gantune.metrics.reference import (
     LEAST_PER_FEATURE,
-    SCORES,
     Samples,
     check_reference,
     load_reference,
@@ -402,14 +401,14 @@ def test_the_default_score_of_digits_sees_a_tenth_less_variety(reference, featur
     centre = features[0].mean(0)
     poor = [centre + 0.9 * (fake - centre) for fake in fakes]
     assert (objective.metric, objective.samples.report, reference.label) == ("fid", 1000, "classifier")
-    assert worse(lambda found: SCORES[objective.metric](reference, found), fakes, poor) > 3
+    assert worse(lambda found: reference.score(objective.metric, found), fakes, poor) > 3
 
 
 def test_the_default_score_of_digits_sees_that_a_class_is_never_drawn(reference, features):
     objective = ObjectiveConfig()
     fakes = resampled(features[0], objective.samples.report)
     poor = resampled(features[0][features[1] != ABSENT], objective.samples.report)
-    assert worse(lambda found: SCORES[objective.metric](reference, found), fakes, poor) > 3
+    assert worse(lambda found: reference.score(objective.metric, found), fakes, poor) > 3
 
 
 def test_the_default_objective_is_not_refused(digits, reference):

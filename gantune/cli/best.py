@@ -11,7 +11,7 @@ import click
 from gantune.cli import options
 from gantune.config import Scalar
 from gantune.errors import NoSurvivorError
-from gantune.run import Run, TrialRecord
+from gantune.run import Run, TrialRecord, standings_of
 from gantune.standings import Standing
 
 
@@ -30,16 +30,16 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
     gantune best dcgan --export winner
     """
     opened = Run.open(run, runs)
-    trials = opened.trials()
+    trials, repeats = opened.trials(), opened.repeats()
+    standings = standings_of(repeats)
     try:
-        winner = opened.best(trials)
+        winner = opened.best(trials, standings)
     except NoSurvivorError as error:
         if as_json:
             click.echo(json.dumps({"run": str(opened.folder), "trial": None, "reasons": str(error)}, indent=1))
         raise
     baseline = opened.baseline(trials)
-    checkpoint = opened.checkpoint(winner)
-    standings = opened.standings()
+    checkpoint = opened.checkpoint(winner, repeats)
     if folder is not None:
         from gantune.export import export
 

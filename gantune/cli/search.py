@@ -23,7 +23,7 @@ def command(space: Path, overrides: tuple[str, ...], runs: Path, name: str | Non
     gantune search search_spaces/dcgan.yaml
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
     """
-    from gantune.run import Run
+    from gantune.run import Run, standings_of
     from gantune.space import NAME, load_space
 
     if name is not None and not NAME.fullmatch(name):
@@ -36,7 +36,7 @@ def command(space: Path, overrides: tuple[str, ...], runs: Path, name: str | Non
     if not search(loaded, run, Screen(), address):
         sys.exit(130)
     trials = run.trials()
-    winner = run.best(trials)
+    winner = run.best(trials, standings_of(run.repeats()))
     click.echo(
         f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: gantune best {run.folder}", err=True
     )

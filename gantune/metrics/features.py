@@ -10,7 +10,6 @@ how many quarter turns a picture was rotated (`rotation`), which needs no labels
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +28,6 @@ CHUNK = 500
 TURNS = 4
 
 Report = Callable[[str], None]
-
-
-class Learns(Protocol):
-    """Features that are trained on the data set itself."""
-
-    def learn(self, images: DataSet, report: Report) -> float:
-        """Train, from fixed seeds; the accuracy on the held-out examples."""
 
 
 class FeatureNet(nn.Module):
@@ -85,8 +77,8 @@ class FeatureNet(nn.Module):
         """Train on the data set, on the CPU, some seconds to half a minute; the accuracy on held-out examples."""
         assert images.labels is not None
         labels = torch.from_numpy(images.labels)
-        self.fit(_batches(images.examples, labels, images.train_rows), steps_for(len(images.train_rows)), report)
-        held = images.held_rows
+        rows, held = images.train_rows, images.held_rows
+        self.fit(_batches(images.examples, labels, rows), steps_for(len(rows)), report)
         return self.accuracy(torch.from_numpy(images.examples[held]), labels[held])
 
 

@@ -34,10 +34,9 @@ class _Frozen(nn.Module):
         for weight in net.parameters():  # a scripted module lacks requires_grad_
             weight.requires_grad_(False)
 
-
-class _Pixels(_Frozen):
     def forward(self, samples: Tensor) -> Tensor:
-        return samples.flatten(1)
+        features: Tensor = self.net(samples)
+        return features
 
 
 class _Inception(_Frozen):
@@ -69,15 +68,9 @@ class _Lite0(_Frozen):
         return maps.mean((2, 3))
 
 
-class _Scripted(_Frozen):
-    def forward(self, samples: Tensor) -> Tensor:
-        features: Tensor = self.net(samples)
-        return features
-
-
 def pixels(shape: Shape) -> nn.Module:
     """The pixels, or coordinates, themselves: no network. Tells little of pictures, and needs nothing."""
-    return _Pixels("pixels", nn.Identity())
+    return _Frozen("pixels", nn.Flatten())
 
 
 def inception(shape: Shape, *, weights: str | None = None) -> nn.Module:
@@ -153,7 +146,7 @@ def torchscript(shape: Shape, *, file: str) -> nn.Module:
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{file}: cannot be loaded as TorchScript: {reason}") from error
-    return _Scripted(Path(file).stem, net)
+    return _Frozen(Path(file).stem, net)
 
 
 def _pictures_only(name: str, shape: Shape) -> None:

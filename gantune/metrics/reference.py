@@ -22,7 +22,7 @@ from gantune.data.cache import cache_directory
 from gantune.data.data_set import DataSet, quantise
 from gantune.errors import CheckpointError, DataError, PluginError
 from gantune.metrics.classes import inception_score, modes
-from gantune.metrics.features import extract, synthetic_accuracy
+from gantune.metrics.features import CHUNK, extract, synthetic_accuracy
 from gantune.metrics.frechet import Gaussian, effective_rank, frechet_distance, frechet_distance_at_infinity
 from gantune.metrics.kernel import kernel_distance, self_similarity
 from gantune.metrics.neighbours import (
@@ -51,7 +51,6 @@ COMPARED = 250  # fakes held against every kept real, to see whether they are co
 LEARNED_FROM = 5_000  # samples that a classifier is trained on
 PROBES = 8  # examples whose features tell whether a network is still the same
 LATENT_SEED = 20_140_610
-CHUNK = 500
 
 # Name, what it is, and which way is better.
 METRICS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -70,11 +69,29 @@ METRICS: dict[str, tuple[Callable[..., Any], str]] = {
     "inception_score": (inception_score, "higher"),
     "synthetic_accuracy": (synthetic_accuracy, "higher"),
 }
-SCORES: dict[str, Callable[["Reference", Tensor], float]] = {
-    "fid": lambda reference, features: frechet_distance(reference.gaussian, features),
-    "fid_inf": lambda reference, features: frechet_distance_at_infinity(reference.gaussian, features),
-    "kid": lambda reference, features: kernel_distance(reference.kernel, features, reference.kernel_mean),
+# The distances, from the reals' Gaussian, the reals behind the kernel with their own mean, and the fakes' features.
+SCORES: dict[str, Callable[[Gaussian, Tensor, float, Tensor], float]] = {
+    "fid": lambda gaussian, kernel, mean, fake: frechet_distance(gaussian, fake),
+    "fid_inf": lambda gaussian, kernel, mean, fake: frechet_distance_at_infinity(gaussian, fake),
+    "kid": lambda gaussian, kernel, mean, fake: kernel_distance(kernel, fake, mean),
 }
+
+# What a reference's file holds under the names of its fields: tensors that follow the device, tensors that stay on the
+# CPU, where classifiers are trained, and plain values.
+MOVED = ("train", "held_nearest", "recall_radii", "coverage_radii", "class_shares")
+STAYING = ("held", "held_labels")
+PLAIN = (
+    "wish",
+    "key",
+    "label",
+    "accuracy",
+    "known",
+    "kernel_mean",
+    "noise_scores",
+    "feature_spread",
+    "pixel_spread",
+    "rank",
+)
 
 Generate = Callable[..., Tensor]
 
@@ -123,21 +140,19 @@ class Reference:
         """Features of the reals behind precision, recall, density and coverage."""
         return self.train[:NEIGHBOURS]
 
-    @property
-    def kernel(self) -> Tensor:
-        """Features of the reals behind the kernel distance."""
-        return self.train[:KERNEL]
-
     def named(self, metric: str) -> str:
         """A distance's full name: which features it saw is a part of it."""
         return f"{metric}_{self.label}"
+
+    def score(self, metric: str, features: Tensor) -> float:
+        """One of SCORES of fakes' features [N, D]."""
+        return SCORES[metric](self.gaussian, self.train[:KERNEL], self.kernel_mean, features)
 
     def to(self, device: torch.device) -> "Reference":
         """The same reference on a device."""
         if device == self.device:
             return self
-        tensors = ("train", "held_nearest", "recall_radii", "coverage_radii", "class_shares")
-        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in tensors}
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in MOVED}
         return replace(self, device=device, net=self.net.to(device), gaussian=self.gaussian.to(device), **moved)
 
     def measure(self, samples: Samples, metrics: Sequence[str] = ("fid",), *, fully: bool = False) -> dict[str, float]:
@@ -174,7 +189,7 @@ class Reference:
             seen += len(draw.examples)
         features = torch.cat(found)
         examples = torch.cat([draw.examples for draw in kept])
-        values = {self.named(name): SCORES[name](self, features) for name in (SCORES if fully else metrics)}
+        values = {self.named(name): self.score(name, features) for name in (SCORES if fully else metrics)}
         near = features[:NEIGHBOURS]
         across = distances(self.neighbours, near)
         values |= {
@@ -365,11 +380,7 @@ def _make(
         "classes": images.shape.classes,
         "known": len(kept) / len(images.train_rows),
         "kernel_mean": kernel_mean,
-        "noise_scores": {
-            "fid": frechet_distance(gaussian, noise),
-            "fid_inf": frechet_distance_at_infinity(gaussian, noise),
-            "kid": kernel_distance(kept[:KERNEL], noise, kernel_mean),
-        },
+        "noise_scores": {name: score(gaussian, kept[:KERNEL], kernel_mean, noise) for name, score in SCORES.items()},
         "feature_spread": spread(kept[:NEIGHBOURS]),
         "pixel_spread": spread(near),
         "rank": effective_rank(kept[:NEIGHBOURS]),
@@ -441,28 +452,10 @@ def load_reference(path: Path) -> Reference:
         now, then = extract(net, tensors["probes"], cpu), tensors["probe_features"]
         if now.shape != then.shape or not torch.allclose(now, then, rtol=1e-2, atol=1e-3):
             raise CheckpointError(f"{path}: the features `{name}` are no longer those that it was made with")
+        fields: dict[str, Any] = {name: tensors[name] for name in (*MOVED, *STAYING)}
+        fields |= {name: meta[name] for name in PLAIN}
         return Reference(
-            wish=meta["wish"],
-            key=meta["key"],
-            label=meta["label"],
-            accuracy=meta["accuracy"],
-            net=net,
-            shape=shape,
-            device=cpu,
-            gaussian=Gaussian(tensors["mean"], tensors["factor"]),
-            train=tensors["train"],
-            known=meta["known"],
-            held=tensors["held"],
-            held_labels=tensors["held_labels"],
-            held_nearest=tensors["held_nearest"],
-            recall_radii=tensors["recall_radii"],
-            coverage_radii=tensors["coverage_radii"],
-            class_shares=tensors["class_shares"],
-            kernel_mean=meta["kernel_mean"],
-            noise_scores=meta["noise_scores"],
-            feature_spread=meta["feature_spread"],
-            pixel_spread=meta["pixel_spread"],
-            rank=meta["rank"],
+            net=net, shape=shape, device=cpu, gaussian=Gaussian(tensors["mean"], tensors["factor"]), **fields
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: was made by another version of gantune: {error}") from error

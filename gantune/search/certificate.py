@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 FEWEST = 6  # trials known at a rung and at the end, below which nothing is concluded
@@ -97,7 +98,4 @@ def spearman(ones: Iterable[float], others: Iterable[float]) -> float | None:
 
 def _ranks(values: list[float]) -> list[float]:
     ordered = sorted(values)
-    places: Mapping[float, float] = {
-        value: ordered.index(value) + (ordered.count(value) - 1) / 2 for value in dict.fromkeys(ordered)
-    }
-    return [places[value] for value in values]
+    return [(bisect_left(ordered, value) + bisect_right(ordered, value) - 1) / 2 for value in values]

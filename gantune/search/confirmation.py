@@ -1,7 +1,6 @@
 """Finalists trained again under fresh seeds: the lowest score of a search is a lucky one."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from gantune.config import derive_seed
 from gantune.results import Row
@@ -25,9 +24,8 @@ class Confirmation(Books):
         finalists = sorted(survivors, key=lambda trial: (trial.best_score, trial.number))[: space.confirm.top]
         self._runs = [(trial.number, seed + 1) for seed in range(space.confirm.seeds) for trial in finalists]
         self._seed = space.search.seed
-        self._last = {(row.trial, row.repeat): row for row in rows}
         self._known = {(row.trial, row.repeat, row.samples_seen) for row in rows}
-        ends = {key: row.state for key, row in self._last.items() if row.state in ENDED}
+        ends = {(row.trial, row.repeat): row.state for row in rows if row.state in ENDED}
         self._waiting = [index for index, key in enumerate(self._runs) if key not in ends]
         self.ended.update(ends[key] for key in self._runs if key in ends)
 
@@ -45,22 +43,20 @@ class Confirmation(Books):
         if not self._waiting or self.out_of_budget() or self.stuck():
             return None
         index = self._waiting.pop(0)
-        number, repeat = self._runs[index]
-        config = load_trial(self._run.trial_folder(number) / "config.yaml")
-        return self._issue(Proposal(index, replace(config, seed=derive_seed(self._seed, "confirm", number, repeat))))
+        trial, repeat = self.identity(index)
+        config = load_trial(self._run.trial_folder(trial) / "config.yaml")
+        return self._issue(Proposal(index, replace(config, seed=derive_seed(self._seed, "confirm", trial, repeat))))
 
-    def folder(self, number: int) -> Path:
-        """Where a run keeps its configuration and checkpoints."""
-        return self._run.trial_folder(*self._runs[number])
+    def identity(self, number: int) -> tuple[int, int]:
+        """The finalist, and which of its runs it is."""
+        return self._runs[number]
 
     def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
         """Note a report. Returns the row where it ended the run."""
-        key = self._runs[number]
         self._failures = []
-        if number not in self._proposals or (
-            progress.state == "running" and (*key, progress.samples_seen) in self._known
-        ):
-            return None
+        repeated = progress.state == "running" and (*self.identity(number), progress.samples_seen) in self._known
+        if repeated or number not in self._proposals:
+            return None  # a run that continues repeats its last report
         return self._note(number, progress.state, progress, progress.verdict.cause)
 
     def fail(self, number: int, cause: str) -> Row | None:
@@ -69,15 +65,12 @@ class Confirmation(Books):
         return self._note(number, "failed", NOTHING, cause) if number in self._proposals else None
 
     def _note(self, number: int, state: str, progress: Progress, cause: str) -> Row | None:
-        trial, repeat = self._runs[number]
-        row = self._row(self._proposals[number].config, trial, state, progress, cause, repeat)
+        row = self._row(number, state, progress, cause)
         self._run.results.append(row)
-        self._known.add((trial, repeat, row.samples_seen))
+        self._known.add((row.trial, row.repeat, row.samples_seen))
         if row.best_score is not None and (self.best is None or row.best_score < self.best.score):
-            self.best = Best(trial=trial, score=row.best_score)
+            self.best = Best(trial=row.trial, score=row.best_score)
         if state not in ENDED:
             return None
-        del self._proposals[number]
-        self.ended[state] += 1
-        self.ended_here += 1
+        self._close(number, state)
         return row

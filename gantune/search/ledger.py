@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gantune.config import BudgetConfig, TrialConfig
+from gantune.config import BudgetConfig
 from gantune.errors import RunError
 from gantune.results import Row
 from gantune.run import ENDED, Run
@@ -67,9 +67,13 @@ class Books:
         """Note that a trial could not be trained. Returns the row that says so."""
         raise NotImplementedError
 
+    def identity(self, number: int) -> tuple[int, int]:
+        """The trial and the repeat that a proposal's number stands for."""
+        raise NotImplementedError
+
     def folder(self, number: int) -> Path:
         """Where a trial keeps its configuration and checkpoints."""
-        raise NotImplementedError
+        return self._run.trial_folder(*self.identity(number))
 
     def complete(self) -> bool:
         """Whether every asked trial has ended."""
@@ -110,11 +114,17 @@ class Books:
         self._proposals[proposal.number] = proposal
         return proposal
 
-    def _row(
-        self, config: TrialConfig, number: int, state: str, progress: Progress, cause: str, repeat: int = 0
-    ) -> Row:
+    def _close(self, number: int, state: str) -> None:
+        """An open proposal has ended."""
+        del self._proposals[number]
+        self.ended[state] += 1
+        self.ended_here += 1
+
+    def _row(self, number: int, state: str, progress: Progress, cause: str) -> Row:
+        config = self._proposals[number].config
+        trial, repeat = self.identity(number)
         return Row(
-            trial=number,
+            trial=trial,
             repeat=repeat,
             state=state,
             samples_seen=progress.samples_seen,
@@ -178,9 +188,9 @@ class Ledger(Books):
             return None
         return self._issue(proposal)
 
-    def folder(self, number: int) -> Path:
-        """Where a trial keeps its configuration and checkpoints."""
-        return self._run.trial_folder(number)
+    def identity(self, number: int) -> tuple[int, int]:
+        """A trial of the search is the first of its configuration."""
+        return number, 0
 
     def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
         """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
@@ -193,7 +203,7 @@ class Ledger(Books):
             cause = f"stopped by the scheduler at {progress.samples_seen:,} samples"
         if ended == "running" and (number, progress.samples_seen) in self._known:
             return None  # a trial that continues repeats its last report
-        row = self._row(self._proposals[number].config, number, ended, progress, cause)
+        row = self._row(number, ended, progress, cause)
         self._append(row)
         self._report(row)
         if ended == "running":
@@ -220,7 +230,7 @@ class Ledger(Books):
             return None
         last = self._last.get(number)
         if last is None:
-            row = self._row(self._proposals[number].config, number, state, NOTHING, cause)
+            row = self._row(number, state, NOTHING, cause)
         else:
             row = replace(last, state=state, cause=cause, run_seconds=self.seconds())
         self._append(row)
@@ -250,9 +260,8 @@ class Ledger(Books):
             if item.metric in row.metrics
         }
         self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations)
-        if self._proposals.pop(row.trial, None) is not None:
-            self.ended[row.state] += 1
-            self.ended_here += 1
+        if row.trial in self._proposals:
+            self._close(row.trial, row.state)
 
     def _note_best(self, row: Row) -> None:
         if row.state in ("collapsed", "failed"):

@@ -12,6 +12,8 @@ from gantune.results import Row
 from gantune.search.certificate import Certificate
 from gantune.space import SearchSpace
 
+CONTINUE: str = TrialScheduler.CONTINUE
+
 
 @dataclass(frozen=True, slots=True)
 class _Numbered:
@@ -61,18 +63,15 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
         if rung is not None:
             self.certificate.reached(number, rung, lowest)
         if self.certificate.is_doomed(number):
-            continue_: str = TrialScheduler.CONTINUE
-            return continue_
+            return CONTINUE
         report = {"samples_seen": samples_seen, "lowest_score": lowest}
         decision: str = self._asha.on_trial_result(None, trial, report)
-        if decision == TrialScheduler.CONTINUE or number in self._kept or rung is None:
-            return str(TrialScheduler.CONTINUE)
-        if not self.certificate.rung(rung).separates:
-            return str(TrialScheduler.CONTINUE)
+        if decision == CONTINUE or number in self._kept or rung is None or not self.certificate.rung(rung).separates:
+            return CONTINUE
         self._stops += 1
         if round(self._stops * self._spared) > round((self._stops - 1) * self._spared):
             self.certificate.spare(number, rung)
-            return str(TrialScheduler.CONTINUE)
+            return CONTINUE
         return decision
 
     def end(self, number: int, score: float | None, *, collapsed: bool) -> None:
@@ -83,8 +82,7 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Called by Tune after each report that did not end the trial."""
         if result.get("score") is None:
-            continue_: str = TrialScheduler.CONTINUE
-            return continue_
+            return CONTINUE
         return self.decide(result["number"], result["samples_seen"], result["score"])
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
