@@ -16,9 +16,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gantune.audit import audit_space
-from gantune.data.data_set import open_data
+from gantune.data.data_set import DataSet, open_data
 from gantune.errors import RunError
-from gantune.metrics.reference import check_reference, load_reference, prepare_reference
+from gantune.metrics.reference import Reference, check_reference, load_reference, prepare_reference
 from gantune.run import Run
 from gantune.search.confirmation import Confirmation
 from gantune.search.connection import connected
@@ -128,14 +128,7 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
         stack.enter_context(run.lock())
         images = open_data(space.data, screen.passing)
         continued = run.begin(space)
-        if not run.reference_path.exists():
-            prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
-            partial = run.reference_path.with_suffix(".partial")
-            shutil.copyfile(prepared, partial)
-            os.replace(partial, run.reference_path)
-        reference = load_reference(run.reference_path)
-        check_reference(images, space.objective, reference)
-        run.settle(reference.named(space.objective.metric), reference.key)
+        reference = _reference(space, run, images, screen)
         noise_score = reference.noise_scores[space.objective.metric]
         study = Study(run.study_path, space, noise_score)
         ledger = Ledger(run, space, study)
@@ -180,6 +173,19 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
         if not confirmation.complete():
             screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
         return True
+
+
+def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:
+    """The run's own copy of the yardstick, made at its beginning and the same ever after."""
+    if not run.reference_path.exists():
+        prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
+        partial = run.reference_path.with_suffix(".partial")
+        shutil.copyfile(prepared, partial)
+        os.replace(partial, run.reference_path)
+    reference = load_reference(run.reference_path)
+    check_reference(images, space.objective, reference)
+    run.settle(reference.named(space.objective.metric), reference.key)
+    return reference
 
 
 def _carry(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen) -> bool:
