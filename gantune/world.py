@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed.nn.functional  # before there is a group: its functions keep the one they find, for good
 from torch import Tensor, distributed
 
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,9 @@ def in_group(rank, size, meeting, work, folder, *given):
         distributed.barrier()  # none leaves while another still listens to it
     finally:
         distributed.destroy_process_group()
+    tasks = Path("/proc/self/task")  # a thread of the group that outlives it may abort the process at its end
+    names = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.exists() else []
+    assert not [name for name in names if "gloo" in name]
 
 
 def together(tmp_path, work, *given, size=2):
