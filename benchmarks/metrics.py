@@ -22,7 +22,8 @@ from gantune.data.data_set import open_data
 from gantune.domains import FixedDraw
 from gantune.metrics import reference as yardstick
 from gantune.metrics.frechet import Gaussian, frechet_distance
-from gantune.metrics.reference import Reference, load_reference, prepare_reference
+from gantune.metrics.reference import Reference
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.space import load_space
 from gantune.trial import train_trial
 

@@ -10,7 +10,7 @@ from gantune.collapse import CollapseMonitor, Verdict
 from gantune.config import CollapseConfig, Component, DataConfig, ObjectiveConfig, SampleCounts, TrialConfig
 from gantune.data.data_set import open_data, quantise
 from gantune.metrics.neighbours import spread
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.dcgan import dcgan
 from gantune.models.mlp import mlp
 from gantune.models.networks import ImageShape

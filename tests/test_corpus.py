@@ -1,6 +1,6 @@
 """The replay of recorded learning curves, on curves made by hand."""
 
-import importlib.util
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 
 from gantune.config import Asha
 
-FILE = Path(__file__).parent.parent / "benchmarks" / "collapse.py"
-spec = importlib.util.spec_from_file_location("corpus", FILE)
-corpus = sys.modules["corpus"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(corpus)
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+curves_of = importlib.import_module("learning_curves")
+replay = importlib.import_module("collapse")
+sys.path.pop(0)
 
 ALIVE = {"modes": 1.0, "diversity": 0.9, "pixel_diversity": 0.9, "recall": 0.5, "d_accuracy": 0.7, "g_gradient": 1.0}
 DEAD = {**ALIVE, "modes": 0.1, "diversity": 0.1, "pixel_diversity": 0.1, "recall": 0.0}
@@ -22,10 +22,12 @@ def curve(scores, values=ALIVE, config=0, seed=0):
     """A run that reports evenly; a score of None is a value that is not finite."""
     count = 8
     reports = tuple(
-        corpus.Report((i + 1) * 100, (i + 1) / count, score is not None, math.nan if score is None else score, values)
+        curves_of.Report(
+            (i + 1) * 100, (i + 1) / count, score is not None, math.nan if score is None else score, values
+        )
         for i, score in enumerate(scores)
     )
-    return corpus.Curve("family", config, seed, "{}", reports)
+    return curves_of.Curve("family", config, seed, "{}", reports)
 
 
 GOOD = curve([90, 60, 40, 30, 22, 20, 19, 18])
@@ -36,15 +38,15 @@ FAMILY = [GOOD] * 8 + [FLAT, SLOW, BROKEN]
 
 
 def played(policy, curves):
-    return corpus.play(policy, curves, [policy.detector(each) for each in curves])
+    return replay.play(policy, curves, [policy.detector(each) for each in curves])
 
 
 def named(name):
-    return next(policy for policy in corpus.policies() if policy.name == name)
+    return next(policy for policy in replay.policies() if policy.name == name)
 
 
 def test_a_run_ends_good_slow_or_dead_by_its_last_quarter():
-    outcomes = corpus.Outcomes(FAMILY)
+    outcomes = curves_of.Outcomes(FAMILY)
     assert [outcomes.of(each) for each in (GOOD, FLAT, SLOW, BROKEN)] == ["good", "dead", "slow", "dead"]
     assert outcomes.of(curve([20, 19, 18, 18, 18, 18, 900, 901])) == "dead"  # far from good at the end
     assert outcomes.of(curve([20, 19, 18, 18, 18, 18, 30, 31])) == "good"
@@ -58,19 +60,20 @@ def test_without_any_rule_everything_is_spent_even_on_what_is_broken():
 
 def test_a_value_that_is_not_finite_ends_a_run_where_it_appears():
     *_, broken = played(named("values not finite"), FAMILY)
-    assert broken.by_detector
+    assert broken.cut
     assert broken.share == pytest.approx(3 / 8)
 
 
 def test_the_monitor_stops_the_dead_and_leaves_the_good_and_the_slow():
     ends = played(named("ours"), FAMILY)
-    assert [end.by_detector for end in ends] == [False] * 8 + [True, False, True]
+    assert [end.cut for end in ends] == [False] * 8 + [True, False, True]
 
 
 def test_figures_are_what_they_say():
-    outcomes = corpus.Outcomes(FAMILY)
+    outcomes = curves_of.Outcomes(FAMILY)
     policy = named("ours")
-    found = corpus.figures(FAMILY, played(policy, FAMILY), [outcomes.of(each) for each in FAMILY])
+    family = replay.Played(FAMILY, [outcomes.of(each) for each in FAMILY], played(policy, FAMILY))
+    found = replay.figures([family])
     assert found["precision"] == 1
     assert found["recall"] == 1
     assert found["top stopped"] == 0
@@ -80,28 +83,30 @@ def test_figures_are_what_they_say():
 
 
 def test_stopping_the_best_too_early_shows_as_regret():
-    policy = corpus.Policy("first report", lambda curve: 0)
-    found = corpus.figures([GOOD] * 3, played(policy, [GOOD] * 3), ["good"] * 3)
+    policy = replay.Policy("first report", lambda curve: 0)
+    family = replay.Played([GOOD] * 3, ["good"] * 3, played(policy, [GOOD] * 3))
+    found = replay.figures([family])
     assert found["regret"] == pytest.approx(90 / 18 - 1)
     assert found["precision"] == 0
     assert found["top stopped"] == 3
+    assert replay.figures([family, family])["top stopped"] == 6
 
 
 def test_halving_stops_the_worse_and_keeps_the_best():
     curves = [curve([40 + i * 10 - j for j in range(8)], config=i) for i in range(6)]
-    ends = played(corpus.Policy("asha", corpus.nan_only, lambda: corpus.Halving(Asha(spared=0.0))), curves)
+    ends = played(replay.Policy("asha", replay.nan_only, lambda: replay.Halving(Asha(spared=0.0))), curves)
     assert not ends[0].cut
     assert any(end.cut for end in ends)
 
 
 def test_the_autogan_rule_stops_at_losses_that_stand_still():
     still = curve([50] * 8, {**ALIVE, "loss_d": 1.0, "loss_g": 0.5})
-    assert corpus.loss_variance(still) == corpus.AUTOGAN_WINDOW - 1
+    assert replay.loss_variance(still) == replay.AUTOGAN_WINDOW - 1
     reports = tuple(
-        corpus.Report(report.samples_seen, report.share, True, 50.0, {**ALIVE, "loss_d": float(i), "loss_g": 0.5})
+        curves_of.Report(report.samples_seen, report.share, True, 50.0, {**ALIVE, "loss_d": float(i), "loss_g": 0.5})
         for i, report in enumerate(still.reports)
     )
-    assert corpus.loss_variance(corpus.Curve("family", 0, 0, "{}", reports)) is None
+    assert replay.loss_variance(curves_of.Curve("family", 0, 0, "{}", reports)) is None
 
 
 def test_both_seeds_of_a_configuration_lie_on_one_side_and_both_sides_are_filled():
@@ -111,12 +116,12 @@ def test_both_seeds_of_a_configuration_lie_on_one_side_and_both_sides_are_filled
 
 
 def test_the_published_curves_are_whole():
-    curves = corpus.load_curves()
-    assert {each.family for each in curves} <= set(corpus.FAMILIES)
+    curves = curves_of.load_curves()
+    assert {each.family for each in curves} <= set(curves_of.FAMILIES)
     assert len({(each.family, each.config, each.seed) for each in curves}) == len(curves)
     for each in curves:
         assert each.reports[-1].share >= 1 or not each.reports[-1].finite
-        assert len(each.reports) == corpus.REPORTS or not each.reports[-1].finite
+        assert len(each.reports) == curves_of.REPORTS or not each.reports[-1].finite
         shares = [report.share for report in each.reports]
         assert shares == sorted(shares)
         assert all(math.isfinite(report.score) for report in each.reports if report.finite)

@@ -9,7 +9,7 @@ from torch import nn
 from gantune.collapse import CollapseMonitor, Verdict
 from gantune.config import CollapseConfig, Component, DataConfig, ObjectiveConfig, SampleCounts, TrialConfig
 from gantune.data.data_set import open_data, scale
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.mlp import mlp
 from gantune.models.networks import Networks
 from gantune.trial import PICTURE, STEPS_BETWEEN_CHECKS, train_trial

@@ -16,15 +16,10 @@ from gantune.config import Component, Constraint, ObjectiveConfig, SampleCounts
 from gantune.data.data_set import DataSet
 from gantune.errors import CheckpointError, DataError, PluginError, SpecError
 from gantune.metrics import pretrained
-from gantune.metrics import reference as yardstick
+from gantune.metrics import reference_file as yardstick
 from gantune.metrics.features import extract
-from gantune.metrics.reference import (
-    Samples,
-    check_reference,
-    load_reference,
-    prepare_reference,
-    reference_wish,
-)
+from gantune.metrics.reference import Samples
+from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference, reference_wish
 from gantune.models.networks import ImageShape, PointShape
 from gantune.space import load_space, load_trial
 from gantune.writing import dump, trial_document

@@ -4,7 +4,7 @@ import torch
 from gantune.config import Component
 from gantune.data.data_set import BatchSource, open_data
 from gantune.domains import FixedDraw
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.space import load_space
 from gantune.trial import train_trial
 

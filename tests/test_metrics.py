@@ -16,7 +16,8 @@ from gantune.metrics import neighbours
 from gantune.metrics.features import FEATURES, auto, extract
 from gantune.metrics.frechet import Gaussian, frechet_distance, moments
 from gantune.metrics.neighbours import NEIGHBOURS_COVERAGE, NEIGHBOURS_RECALL, distances, radii, spread
-from gantune.metrics.reference import Samples, load_reference, prepare_reference, reference_wish, sample
+from gantune.metrics.reference import Samples, sample
+from gantune.metrics.reference_file import load_reference, prepare_reference, reference_wish
 
 CPU = torch.device("cpu")
 

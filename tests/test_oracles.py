@@ -15,7 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from gantune.config import Component, DataConfig, ObjectiveConfig, SampleCounts
 from gantune.data.data_set import open_data
 from gantune.errors import DataError
-from gantune.metrics import frechet, kernel, neighbours
+from gantune.metrics import frechet, kernel, neighbours, reference_file
 from gantune.metrics import reference as yardstick
 from gantune.metrics.classes import FOUND, inception_score, modes
 from gantune.metrics.features import extract
@@ -39,13 +39,8 @@ from gantune.metrics.neighbours import (
     radii,
     recall,
 )
-from gantune.metrics.reference import (
-    LEAST_PER_FEATURE,
-    Samples,
-    check_reference,
-    load_reference,
-    prepare_reference,
-)
+from gantune.metrics.reference import Samples
+from gantune.metrics.reference_file import LEAST_PER_FEATURE, check_reference, load_reference, prepare_reference
 
 CPU = torch.device("cpu")
 FOUR_DIGITS = 1e-4
@@ -372,8 +367,9 @@ def test_copies_show_where_only_a_fifth_of_the_training_data_is_known():
 
 def test_a_reference_that_keeps_a_part_of_the_features_still_sees_copies(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(yardstick, "KERNEL", 320)
-    monkeypatch.setattr(yardstick, "KEPT_BYTES", 1)
+    for module in (yardstick, reference_file):
+        monkeypatch.setattr(module, "KERNEL", 320)
+    monkeypatch.setattr(reference_file, "KEPT_BYTES", 1)
     found = load_reference(prepare_reference(digits, Component(name="pixels")))
     assert found.known == pytest.approx(0.2, abs=0.01)
     copies = digits.examples[np.random.default_rng(0).choice(digits.train_rows, 250)]

@@ -3,7 +3,7 @@ import pytest
 from gantune.checkpoint import read_checkpoint
 from gantune.data.data_set import open_data
 from gantune.errors import RunError
-from gantune.metrics.reference import prepare_reference
+from gantune.metrics.reference_file import prepare_reference
 from gantune.search.parallel import train_parallel
 from gantune.space import load_trial
 

@@ -17,7 +17,8 @@ from gantune.config import (
 from gantune.data.data_set import BatchSource, open_data, quantise, scale
 from gantune.errors import DataError, SpecError
 from gantune.export import export, load_generator
-from gantune.metrics.reference import Samples, load_reference, prepare_reference
+from gantune.metrics.reference import Samples
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.networks import PointShape
 from gantune.report.pictures import cloud, save_files
 from gantune.trial import BEST, train_trial

@@ -25,7 +25,7 @@ from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import AuditError, CheckpointError, SpecError
 from gantune.export import load_generator
 from gantune.losses import Game, hinge_d, negated_g
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.mlp import mlp
 from gantune.models.networks import ImageShape, Networks
 from gantune.trainer import GANTrainer

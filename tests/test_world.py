@@ -10,7 +10,7 @@ from gantune.checkpoint import read_checkpoint
 from gantune.config import CollapseConfig, Component, DataConfig, ObjectiveConfig, SampleCounts, TrialConfig
 from gantune.data.data_set import Batch, open_data
 from gantune.errors import CheckpointError, GantuneError
-from gantune.metrics.reference import load_reference, prepare_reference
+from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.networks import ImageShape
 from gantune.trainer import GANTrainer
 from gantune.trial import train_trial

@@ -34,7 +34,7 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
     from gantune.data.data_set import open_data
     from gantune.errors import NoSurvivorError
     from gantune.export import load_generator
-    from gantune.metrics.reference import check_reference, load_reference, prepare_reference
+    from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
     from gantune.trainer import choose_device
     from gantune.trial import BEST, Progress, train_trial
 

@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from gantune.config import TrialConfig
 from gantune.data.data_set import open_data
 from gantune.errors import GantuneError, RunError
-from gantune.metrics.reference import load_reference
+from gantune.metrics.reference_file import load_reference
 from gantune.search.connection import connected
 from gantune.space import load_trial
 from gantune.trial import Progress, train_trial

@@ -11,7 +11,8 @@ from ray import tune
 from gantune.config import DataConfig
 from gantune.data.data_set import DataSet, open_data
 from gantune.errors import GantuneError
-from gantune.metrics.reference import Reference, check_reference, load_reference
+from gantune.metrics.reference import Reference
+from gantune.metrics.reference_file import check_reference, load_reference
 from gantune.space import load_trial
 from gantune.trainer import choose_device
 from gantune.trial import Progress, set_aside_damaged, train_trial

@@ -18,7 +18,8 @@ from ray.tune.search import Searcher
 from gantune.audit import audit_space
 from gantune.data.data_set import DataSet, open_data
 from gantune.errors import RunError
-from gantune.metrics.reference import Reference, check_reference, load_reference, prepare_reference
+from gantune.metrics.reference import Reference
+from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
 from gantune.run import Run
 from gantune.search.confirmation import Confirmation
 from gantune.search.connection import connected
