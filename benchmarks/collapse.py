@@ -289,35 +289,22 @@ def _table(played: Mapping[str, Sequence[Sequence[Played]]]) -> None:
 def fit() -> None:
     """Print what choices of the monitor's and the scheduler's settings make of the fitting half."""
     outcomes, families = halved(held_out=False)
-    choices = itertools.product((2, 3, 4), (0.1, 0.2, 0.3), (0.3, 0.4, 0.5, 0.6), (0.01, 0.03, 0.1))
-    lines = []
-    for patience, warmup, min_diversity, min_improvement in choices:
-        config = CollapseConfig(
-            patience=patience, warmup=warmup, min_diversity=min_diversity, min_improvement=min_improvement
-        )
-        policy = Policy("ours", monitor(config))
-        parts = [
-            Played(
-                curves,
-                [outcomes.of(curve) for curve in curves],
-                play(policy, curves, list(map(policy.detector, curves))),
-            )
-            for curves in families.values()
-        ]
-        lines.append((figures(parts), (patience, warmup, min_diversity, min_improvement)))
-    print("\n| patience | warmup | min_diversity | min_improvement | precision | recall | saved | top stopped |")
-    print("|---" * 8 + "|")
-    for found, settings in sorted(lines, key=lambda line: (line[0]["top stopped"], -line[0]["saved"])):
-        print(
-            f"| {' | '.join(map(str, settings))} | {found['precision']:.2f} | {found['recall']:.2f} "
-            f"| {found['saved']:.2f} | {found['top stopped']:.0f} |"
-        )
-    print("\n| first rung | reduction | saved | regret, by family |")
+    print("\n| patience | min_improvement | min_diversity | precision | recall | saved | top stopped |")
+    print("|---" * 7 + "|")
+    for patience, better, diverse in itertools.product((2, 3, 4, 5), (0.05, 0.1, 0.15, 0.2, 0.25), (0.4, 0.5, 0.6)):
+        config = CollapseConfig(patience=patience, min_improvement=better, min_diversity=diverse)
+        detect, parts = monitor(config), []
+        for curves in families.values():
+            ends = play(Policy("ours", detect), curves, [detect(curve) for curve in curves])
+            parts.append(Played(curves, [outcomes.of(curve) for curve in curves], ends))
+        found = figures(parts)
+        shown = " | ".join(f"{found[name]:.2f}" for name in ("precision", "recall", "saved"))
+        print(f"| {patience} | {better} | {diverse} | {shown} | {found['top stopped']:.0f} |")
+    print("\n| first_rung | reduction | saved | regret, by family |")
     print("|---" * 4 + "|")
-    ours = monitor(CollapseConfig())
-    for first_rung, reduction in itertools.product((0.1, 0.125, 0.15, 0.2, 0.25, 0.3), (2.0, 3.0, 4.0)):
+    for first_rung, reduction in itertools.product((0.08, 0.15, 0.25, 0.33), (2.0, 3.0, 4.0)):
         config = Asha(first_rung=first_rung, reduction=reduction, spared=0.0)
-        policy = Policy("ours + ASHA", ours, functools.partial(Halving, config))
+        policy = Policy("ours + ASHA", monitor(CollapseConfig()), functools.partial(Halving, config))
         runs = [bootstrapped(policy, curves, outcomes, FIT_BOOTSTRAPS) for curves in families.values()]
         saved = statistics.fmean(figures(each)["saved"] for each in zip(*runs, strict=True))
         regrets = "; ".join(_interval([figures([each])["regret"] for each in run]) for run in runs)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gantune.compatibility import conflict
-from gantune.config import TrialConfig, derive_seed
+from gantune.config import ObjectiveConfig, TrialConfig, derive_seed
 from gantune.data.data_set import open_data
 from gantune.domains import RandomDraw
 from gantune.metrics.reference_file import load_reference, prepare_reference
@@ -220,7 +220,7 @@ class Curve:
 
 
 def load_curves() -> list[Curve]:
-    """The corpus. 300 curves and more, in the order of families, configurations and seeds."""
+    """The corpus by family, configuration and seed, with as many reports as a search makes of a run."""
     grouped: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in pq.read_table(CORPUS).to_pylist():
         grouped.setdefault((row["family"], row["config"], row["seed"]), []).append(row)
@@ -230,7 +230,8 @@ def load_curves() -> list[Curve]:
             rows[0]["parameters"],
             tuple(
                 Report(row["samples_seen"], row["share"], row["finite"], row["score"], dict(row["values"]))
-                for row in sorted(rows, key=lambda row: row["samples_seen"])
+                for number, row in enumerate(sorted(rows, key=lambda row: row["samples_seen"]), 1)
+                if number % (REPORTS // ObjectiveConfig().reports) == 0 or not row["finite"]
             ),
         )
         for key, rows in sorted(grouped.items())

@@ -2,8 +2,8 @@
 
 Hard failures (values that are not finite, one constant picture) end a run at once. Everything else has to be seen in
 several reports in a row, after a warm-up: many runs that look collapsed early recover. What decides is what the
-samples show: low diversity without improvement, a score far above the run's own best, copies of training examples,
-an output that no longer changes. The discriminator's signals name the cause; they never decide.
+samples show: low diversity while neither it nor the score gets better, a score far above the run's own best, copies of
+training examples, an output that no longer changes. The discriminator's signals name the cause; they never decide.
 """
 
 import math
@@ -22,10 +22,10 @@ CONSTANT = 0.001  # diversity of pixels over the real data's own, below which th
 D_CERTAIN = 0.99  # accuracy of a discriminator that is never wrong
 GRADIENT_GONE = 1e-2  # norm of the generator's gradient that no longer moves it; healthy runs show 0.3 and more
 SATURATED = -10.0  # mean logit of fakes below which a loss has no slope left in float32
-BEGUN = 0.7  # of the first score, below which a run has begun to learn
-LATE = 0.5  # share of the budget from which one that has not is judged all the same: some healthy runs start slowly
 NOTHING_REACHED = 0.01  # recall of an output that reaches none of the real data
+HARDLY = 0.1  # share of the first score, an improvement by less than which is called standing still
 UNCHANGED = 1e-9  # relative change of a score that an update of the weights would exceed
+SURE = 2  # reports in a row after which copies and an output that no longer changes are beyond doubt
 REMEMBERED = 6  # scores that an oscillation is looked for in
 SWING = 0.2  # relative change between two turning points of an oscillation
 TURNS = 2  # turning points among the remembered scores
@@ -51,6 +51,8 @@ class _Memory:
 
     first: float | None = None
     best: float | None = None
+    passed: float | None = None  # the score that the last improvement came to
+    widest: float = 0.0  # the diversity that the last widening came to
     scores: list[float] = field(default_factory=list)
     narrow: int = 0
     far: int = 0
@@ -94,15 +96,18 @@ class CollapseMonitor:
     def _remember(self, share: float, score: float, metrics: Mapping[str, float]) -> None:
         memory, config = self._memory, self._config
         last = memory.scores[-1] if memory.scores else math.nan
-        improved = memory.best is None or score < memory.best - config.min_improvement * abs(memory.best)
+        diversity = min(metrics["diversity"], metrics["pixel_diversity"])
+        improved = memory.passed is None or score < memory.passed - config.min_improvement * abs(memory.passed)
+        widened = diversity > (1 + config.min_improvement) * memory.widest  # narrow as yet, and on its way
+        memory.passed = score if improved else memory.passed
+        memory.widest = diversity if widened else memory.widest
         memory.first = score if memory.first is None else memory.first
         memory.best = score if memory.best is None else min(memory.best, score)
         memory.scores = [*memory.scores, score][-REMEMBERED:]
         counted = share >= config.warmup
-        low = min(metrics["diversity"], metrics["pixel_diversity"]) < config.min_diversity
+        low = diversity < config.min_diversity
         low = low or metrics["recall"] < NOTHING_REACHED  # a few pictures far apart are diverse, and reach nothing
-        begun = memory.best <= BEGUN * memory.first or share >= LATE
-        memory.narrow = memory.narrow + 1 if counted and begun and low and not improved else 0
+        memory.narrow = memory.narrow + 1 if counted and low and not improved and not widened else 0
         far = memory.best > 0 and score > config.divergence * memory.best
         memory.far = memory.far + 1 if counted and far else 0
         copied = metrics.get("memorisation", 1.0) < config.min_novelty and not low
@@ -120,18 +125,18 @@ class CollapseMonitor:
         cut_off = signals["g_gradient"] == 0 and signals.get("logit_fake", 0.0) > SATURATED
         lost = lost and not cut_off  # no gradient from logits that have one: the generator's own fault
         defeat = "the discriminator is never wrong and the generator's gradient is gone"
-        if memory.copied >= patience:
+        if memory.copied >= SURE:
             near = f"{metrics['memorisation']:.2f} of the distance of unseen ones"
             return "memorised", f"samples lie at {near} from training examples in {memory.copied} reports"
-        if memory.unchanged >= patience:
+        if memory.unchanged >= SURE:
             still = f"not one sample has changed in {memory.unchanged} reports"
             return ("discriminator_won", f"{defeat}; {still}") if lost else ("generator_stalled", still)
         if memory.narrow >= patience:
             stuck = f"{diversity}, no improvement in {memory.narrow} reports"
             if lost:
                 return "discriminator_won", f"{defeat}; {stuck}"
-            if memory.best > memory.first - self._config.min_improvement * abs(memory.first):
-                return "generator_stalled", f"the generator has not improved on its first report; {stuck}"
+            if memory.best > memory.first - HARDLY * abs(memory.first):
+                return "generator_stalled", f"the generator has hardly improved on its first report; {stuck}"
             if _turns(memory.scores) >= TURNS:
                 return "oscillation", f"the score swings between {_range(memory.scores)}; {stuck}"
             return "mode_collapse", f"recall {metrics['recall']:.2f}, {stuck}"

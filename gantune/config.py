@@ -101,16 +101,16 @@ class ObjectiveConfig:
 class CollapseConfig:
     """When a run is given up. `warmup` is a fraction of the trial's budget, `patience` a count of reports in a row.
 
-    `min_diversity` is relative to the real data's own, `min_improvement` to the best score so far. `divergence` is how
-    many times its best a score may be; `min_novelty` how near samples may lie to training examples, 1 being as far as
-    unseen ones.
+    `min_diversity` is relative to the real data's own. `min_improvement` is the share by which score or diversity must
+    pass what they last came to. `divergence` is how many times its best a score may be; `min_novelty` how near samples
+    may lie to training examples, 1 being as far as unseen ones.
     """
 
     enabled: bool = True
     warmup: Annotated[float, Bounds(low=0, high=1)] = 0.2
-    patience: Count = 2
+    patience: Count = 4
     min_diversity: Annotated[float, Bounds(low=0, high=1)] = 0.5
-    min_improvement: Annotated[float, Bounds(low=0, high=1)] = 0.03
+    min_improvement: Annotated[float, Bounds(low=0, high=1)] = 0.2
     divergence: Annotated[float, Bounds(above=1)] = 4.0
     min_novelty: Annotated[float, Bounds(low=0, high=1)] = 0.5
 
@@ -132,7 +132,7 @@ class Asha:
     `spared` is the share of stopped trials that are let run to the end, to see whether the stops are right.
     """
 
-    first_rung: Fraction = 0.25
+    first_rung: Fraction = 0.15
     reduction: Annotated[float, Bounds(low=1.5)] = 3.0
     spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
 

@@ -15,8 +15,8 @@ from gantune.models.networks import Networks
 from gantune.trial import PICTURE, STEPS_BETWEEN_CHECKS, train_trial
 
 DATA = DataConfig(dataset="digits", size=8)
-REPORTS = 8
-WELL_BEFORE = 0.7  # of the budget: a run that is given up later has wasted most of it
+REPORTS = 12
+WELL_BEFORE = 0.8  # of the budget: a run that is given up later has wasted nearly all of it
 BREAKS_AFTER = 50  # calls of a generator in training
 
 
@@ -175,7 +175,7 @@ TWO_PICTURES = {
     "lr_g": 3e-2,
     "lr_d_ratio": 0.1,
     "batch_size": 64,
-    "samples": 40_000,
+    "samples": 60_000,
 }
 FAULTS = {
     "a constant generator": Fault(
