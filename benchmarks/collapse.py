@@ -27,60 +27,77 @@ from gantune.collapse import CollapseMonitor
 from gantune.config import Asha, CollapseConfig
 from gantune.search.schedulers import RememberingAsha
 
+AIMS = (  # policy, figure, and what it is to be at least, or at most for what is lost
+    ("ours", "precision", 0.9),
+    ("ours", "recall", 0.85),
+    ("ours", "top lost", 0),
+    ("ours + ASHA", "saved", 0.6),
+    ("ours + ASHA", "regret", 0),
+)
 WORKERS = 4  # that the replay of a scheduler trains on at a time
 BOOTSTRAPS, FIT_BOOTSTRAPS = 100, 40
 AUTOGAN_WINDOW, AUTOGAN_VARIANCE = 3, 1e-3
 
 
-# Detectors: the report at which a run is stopped, by what it alone has shown
-
-Detector = Callable[[Curve], int | None]
+# Detectors: where a run is stopped, by what it alone has shown
 
 
-def nothing(curve: Curve) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The report at which a run is stopped, and whether its best weights until then may still win."""
+
+    index: int
+    kept: bool = True
+
+
+Detector = Callable[[Curve], Kill | None]
+
+
+def nothing(curve: Curve) -> Kill | None:
     """Every run goes to its end, even one whose weights are no longer finite."""
     return None
 
 
-def nan_only(curve: Curve) -> int | None:
+def nan_only(curve: Curve) -> Kill | None:
     """A value that is not finite."""
-    return next((index for index, report in enumerate(curve.reports) if not report.finite), None)
+    return next((Kill(index) for index, report in enumerate(curve.reports) if not report.finite), None)
 
 
-def loss_variance(curve: Curve) -> int | None:
+def loss_variance(curve: Curve) -> Kill | None:
     """Losses of both networks that no longer vary. Gong et al. 2019, AutoGAN, section 3.3: below 1e-3."""
     for index in range(AUTOGAN_WINDOW - 1, len(curve.reports)):
         window = curve.reports[index - AUTOGAN_WINDOW + 1 : index + 1]
         if not window[-1].finite:
-            return index
+            return Kill(index)
         varying = [np.var([report.values.get(name, math.nan) for report in window]) for name in ("loss_d", "loss_g")]
         if max(varying) < AUTOGAN_VARIANCE:
-            return index
+            return Kill(index)
     return nan_only(curve)
 
 
-def d_accuracy(curve: Curve) -> int | None:
+def d_accuracy(curve: Curve) -> Kill | None:
     """A discriminator that is right in more than 95% of cases, twice in a row."""
     row = 0
     for index, report in enumerate(curve.reports):
         if not report.finite:
-            return index
+            return Kill(index)
         row = row + 1 if report.values["d_accuracy"] > 0.95 else 0
         if row == 2:
-            return index
+            return Kill(index)
     return None
 
 
 def monitor(config: CollapseConfig) -> Detector:
     """Gantune's own."""
 
-    def detect(curve: Curve) -> int | None:
+    def detect(curve: Curve) -> Kill | None:
         total = round(curve.reports[-1].samples_seen / curve.reports[-1].share)
         judge = CollapseMonitor(config, total)
         for index, report in enumerate(curve.reports):
             values = report.values
-            if judge.observe(report.samples_seen, report.score, values, values, report.finite).dead:
-                return index
+            verdict = judge.observe(report.samples_seen, report.score, values, values, report.finite)
+            if verdict.dead:
+                return Kill(index, kept=report.finite and verdict.state == "diverged")
         return None
 
     return detect
@@ -142,14 +159,18 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """How far one run came, in reports; the share of its budget that it spent; whether it was cut short."""
+    """How far one run came, in reports; the share of its budget that it spent; whether it was cut short.
+
+    kept: whether its best weights may still win.
+    """
 
     reports: int
     share: float
     cut: bool
+    kept: bool = True
 
 
-def play(policy: Policy, curves: Sequence[Curve], kills: Sequence[int | None]) -> list[Stopped]:
+def play(policy: Policy, curves: Sequence[Curve], kills: Sequence[Kill | None]) -> list[Stopped]:
     """A search over the curves in their order, several at a time; a run takes as long as it has samples."""
     scheduler = policy.scheduler()
     found: dict[int, Stopped] = {}
@@ -163,9 +184,9 @@ def play(policy: Policy, curves: Sequence[Curve], kills: Sequence[int | None]) -
         began, index = running[number]
         report, last = curves[number].reports[index], index == len(curves[number].reports) - 1
         now = began + report.share
-        killed = kills[number] == index
-        if killed and not (last and report.finite):
-            found[number] = Stopped(index + 1, report.share, True)
+        kill = kills[number]
+        if kill is not None and kill.index == index:
+            found[number] = Stopped(index + 1, report.share, not (last and report.finite), kill.kept)
         elif last:  # a run that goes on without a finite value spends its whole budget
             found[number] = Stopped(index + 1, 1.0, False)
         elif report.finite and scheduler.stops(number, curves[number], index):
@@ -179,7 +200,7 @@ def play(policy: Policy, curves: Sequence[Curve], kills: Sequence[int | None]) -
 
 # Figures
 
-FIGURES = ("precision", "recall", "stopped at", "saved", "top stopped", "regret")
+FIGURES = ("precision", "good among them", "recall", "stopped at", "saved", "top lost", "regret")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +215,11 @@ class Played:
 def figures(families: Sequence[Played]) -> dict[str, float]:
     """What a policy made of one family, or of several.
 
-    precision: share of the runs cut short that would have ended dead; recall: share of dead runs that were cut short;
-    stopped at: median share of the budget at which; saved: share of all samples not spent; top stopped: how many of a
-    family's eight best runs were cut short, the sum over families; regret: how far the best checkpoint found lies above
-    the best there was, the worst of the families.
+    precision: share of the runs cut short that would have ended dead; good among them: share that would have ended
+    good; recall: share of dead runs that were cut short; stopped at: median share of the budget at which; saved: share
+    of all samples not spent; top lost: how many of a family's eight best runs were stopped before their best or lost
+    it, the sum over families; regret: how far the best weights that may win lie above the best there were, the worst of
+    the families.
     """
     every = [pair for part in families for pair in zip(part.outcomes, part.ends, strict=True)]
     cut = [outcome for outcome, end in every if end.cut]
@@ -206,15 +228,19 @@ def figures(families: Sequence[Played]) -> dict[str, float]:
     top, regrets = 0, []
     for part in families:
         ranked = sorted(range(len(part.curves)), key=lambda number: part.curves[number].best)
-        top += sum(part.ends[number].cut for number in ranked[:TOP])
-        reached = min(curve.best_until(end.reports) for curve, end in zip(part.curves, part.ends, strict=True))
-        regrets.append(reached / part.curves[ranked[0]].best - 1)
+        reached = [
+            curve.best_until(end.reports) if end.kept else math.inf
+            for curve, end in zip(part.curves, part.ends, strict=True)
+        ]
+        top += sum(reached[number] > part.curves[number].best for number in ranked[:TOP])
+        regrets.append(min(reached) / part.curves[ranked[0]].best - 1)
     return {
         "precision": cut.count("dead") / len(cut) if cut else math.nan,
+        "good among them": cut.count("good") / len(cut) if cut else math.nan,
         "recall": len(caught) / dead if dead else math.nan,
         "stopped at": statistics.median(caught) if caught else math.nan,
         "saved": 1 - statistics.fmean(end.share for _, end in every),
-        "top stopped": top,
+        "top lost": top,
         "regret": max(regrets),
     }
 
@@ -273,7 +299,17 @@ def replay(*, held_out: bool) -> None:
         print(f"\n### {family}: {len(curves)} runs, {told}; seeds alone part the best by {seed_noise(curves):.0%}\n")
         _table({name: [[each] for each in parts[number]] for name, parts in played.items()})
     print("\n### All families\n")
-    _table({name: list(zip(*parts, strict=True)) for name, parts in played.items()})
+    whole = {name: list(zip(*parts, strict=True)) for name, parts in played.items()}
+    _table(whole)
+    print(f"\nAimed at, and reached by the median of {BOOTSTRAPS} draws:", end=" ")
+    print("; ".join(_reached(whole, *aim) for aim in AIMS))
+
+
+def _reached(played: Mapping[str, Sequence[Sequence[Played]]], policy: str, figure: str, aim: float) -> str:
+    """What a policy was to reach, and by how much it misses it."""
+    middle = statistics.median(figures(each)[figure] for each in played[policy])
+    short = middle - aim if figure in ("top lost", "regret") else aim - middle
+    return f"{policy}, {figure} {middle:.2f} of {aim:.2f}" + (f" (missed by {short:.2f})" if short > 0 else "")
 
 
 def _table(played: Mapping[str, Sequence[Sequence[Played]]]) -> None:
@@ -289,7 +325,7 @@ def _table(played: Mapping[str, Sequence[Sequence[Played]]]) -> None:
 def fit() -> None:
     """Print what choices of the monitor's and the scheduler's settings make of the fitting half."""
     outcomes, families = halved(held_out=False)
-    print("\n| patience | min_improvement | min_diversity | precision | recall | saved | top stopped |")
+    print("\n| patience | min_improvement | min_diversity | precision | recall | saved | top lost |")
     print("|---" * 7 + "|")
     for patience, better, diverse in itertools.product((2, 3, 4, 5), (0.05, 0.1, 0.15, 0.2, 0.25), (0.4, 0.5, 0.6)):
         config = CollapseConfig(patience=patience, min_improvement=better, min_diversity=diverse)
@@ -299,7 +335,7 @@ def fit() -> None:
             parts.append(Played(curves, [outcomes.of(curve) for curve in curves], ends))
         found = figures(parts)
         shown = " | ".join(f"{found[name]:.2f}" for name in ("precision", "recall", "saved"))
-        print(f"| {patience} | {better} | {diverse} | {shown} | {found['top stopped']:.0f} |")
+        print(f"| {patience} | {better} | {diverse} | {shown} | {found['top lost']:.0f} |")
     print("\n| first_rung | reduction | saved | regret, by family |")
     print("|---" * 4 + "|")
     for first_rung, reduction in itertools.product((0.08, 0.15, 0.25, 0.33), (2.0, 3.0, 4.0)):

@@ -198,9 +198,10 @@ class _Trial:
         state: State = "running"
         target = self.config.target
         reached = target is not None and self.best_score is not None and self.best_score <= target
-        if verdict.dead or not math.isfinite(score):
+        outlived = verdict.state == "diverged" and self.best_score is not None  # what it came to before still stands
+        if not math.isfinite(score) or (verdict.dead and not outlived):
             state = "collapsed"
-        elif self.reports >= objective.reports or reached:
+        elif self.reports >= objective.reports or reached or outlived:
             state = "finished"
         if state == "finished" and self.best_score is not None:
             final = self._evaluate_best()

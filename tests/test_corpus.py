@@ -77,20 +77,20 @@ def test_figures_are_what_they_say():
     found = replay.figures([family])
     assert found["precision"] == 1
     assert found["recall"] == 1
-    assert found["top stopped"] == 0
+    assert found["top lost"] == 0
     assert found["regret"] == 0
     spent = [end.share for end in played(policy, FAMILY)]
     assert found["saved"] == pytest.approx(1 - sum(spent) / len(spent))
 
 
 def test_stopping_the_best_too_early_shows_as_regret():
-    policy = replay.Policy("first report", lambda curve: 0)
+    policy = replay.Policy("first report", lambda curve: replay.Kill(0))
     family = replay.Played([GOOD] * 3, ["good"] * 3, played(policy, [GOOD] * 3))
     found = replay.figures([family])
     assert found["regret"] == pytest.approx(90 / 18 - 1)
     assert found["precision"] == 0
-    assert found["top stopped"] == 3
-    assert replay.figures([family, family])["top stopped"] == 6
+    assert found["top lost"] == 3
+    assert replay.figures([family, family])["top lost"] == 6
 
 
 def test_halving_stops_the_worse_and_keeps_the_best():
@@ -102,7 +102,7 @@ def test_halving_stops_the_worse_and_keeps_the_best():
 
 def test_the_autogan_rule_stops_at_losses_that_stand_still():
     still = curve([50] * 8, {**ALIVE, "loss_d": 1.0, "loss_g": 0.5})
-    assert replay.loss_variance(still) == replay.AUTOGAN_WINDOW - 1
+    assert replay.loss_variance(still) == replay.Kill(replay.AUTOGAN_WINDOW - 1)
     reports = tuple(
         curves_of.Report(report.samples_seen, report.share, True, 50.0, {**ALIVE, "loss_d": float(i), "loss_g": 0.5})
         for i, report in enumerate(still.reports)

@@ -10,7 +10,7 @@ from torch import nn
 
 from gantune import trial as trial_module
 from gantune.checkpoint import read_checkpoint, write_checkpoint
-from gantune.collapse import Verdict
+from gantune.collapse import CollapseMonitor, Verdict
 from gantune.config import (
     CollapseConfig,
     Component,
@@ -547,6 +547,23 @@ def test_a_collapsed_trial_is_never_best(train, tmp_path):
     assert progress.verdict.state == "mode_collapse"
     assert progress.best_score is None
     assert not (tmp_path / BEST).exists()
+
+
+def test_a_run_that_leaves_its_best_far_behind_ends_and_keeps_it(train, tmp_path, monkeypatch):
+    real = CollapseMonitor.observe
+    seen = []
+
+    def observe(self, *given):
+        seen.append(given)
+        return Verdict(state="diverged", cause="far above its best") if len(seen) == 3 else real(self, *given)
+
+    monkeypatch.setattr(CollapseMonitor, "observe", observe)
+    first, second, last = train(make(objective=objective(reports=6)), tmp_path)
+    assert last.state == "finished"
+    assert last.verdict.cause == "far above its best"
+    assert last.best_score == min(first.score, second.score)
+    assert (tmp_path / BEST).exists()
+    assert "final_score" in last.metrics
 
 
 def test_what_the_collapse_monitor_has_seen_travels_with_the_trial(train, tmp_path):

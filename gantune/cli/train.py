@@ -63,7 +63,7 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
     else:
         for progress in train_trial(loaded, images, reference, folder, chosen):
             tell(progress)
-    if progress.verdict.dead:
+    if progress.state == "collapsed":
         raise NoSurvivorError(f"{progress.verdict.state}: {progress.verdict.cause}; checkpoints are in {folder}")
     if progress.best_score is None:
         raise NoSurvivorError(f"no report met the constraints; checkpoints are in {folder}")
