@@ -202,7 +202,7 @@ def test_another_name_continues(runs, space):
         ("[8, 16]", "[8, 32]", "space.architecture.choose.mlp.hidden: [8, 16] became [8, 32]"),
         ("hours: 1", "target: 3", "budget.target: None became 3.0"),
         ("space:", "search: {seed: 7}\nspace:", "search.seed: 0 became 7"),
-        ("space:", "collapse: {patience: 3}\nspace:", "collapse.patience: 2 became 3"),
+        ("space:", "collapse: {patience: 3}\nspace:", "collapse.patience: 4 became 3"),
     ],
 )
 def test_another_space_is_refused_with_the_first_difference_and_changes_nothing(
