@@ -15,7 +15,7 @@ import torch
 
 from gantune import plugins
 from gantune.building import build_component
-from gantune.compatibility import components, conflict
+from gantune.compatibility import components
 from gantune.config import COMPONENTS, VALUES, Component, Scalar, TrialConfig, derive_seed
 from gantune.data.data_set import Batch
 from gantune.domains import Branch, Choice, Domain, FixedDraw, RandomDraw, Uniform
@@ -50,11 +50,10 @@ def audit_space(space: SearchSpace, shape: Shape) -> list[str]:
             if path in proved or tries[path] >= TRIES or path in COMPONENTS:
                 continue
             for other in _others(config, path, value, domains.get(path)):
-                changed = _changed(small, path, other)
-                if conflict(changed) is None:
+                if space.conflict(_changed(config, path, other)) is None:
                     before = before or Fingerprint(small, shape)
                     tries[path] += 1
-                    if before.differs(Fingerprint(changed, shape)):
+                    if before.differs(Fingerprint(_changed(small, path, other), shape)):
                         proved.add(path)
                         break
         if all(path in proved or tries[path] >= TRIES for path in {*domains, *tries}):
@@ -163,7 +162,7 @@ def _configurations(space: SearchSpace) -> Iterator[TrialConfig]:
         yield space.draw(FixedDraw(space.baseline), seed=0)
     for number in range(DRAWS):
         config = space.draw(RandomDraw(derive_seed(space.search.seed, "audit", number)), seed=0)
-        if conflict(config) is None:
+        if space.conflict(config) is None:
             yield config
 
 

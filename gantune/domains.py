@@ -145,6 +145,15 @@ def contains(domain: Domain, value: Scalar) -> bool:
     return domain.low <= value <= domain.high
 
 
+def overlap(one: Uniform, other: Domain) -> bool:
+    """Whether any value lies in a range and in a domain."""
+    if isinstance(other, Uniform):
+        low, high = max(one.low, other.low), min(one.high, other.high)
+        return math.ceil(low) <= math.floor(high) if one.integer or other.integer else low <= high
+    values = other.values if isinstance(other, Choice) else (other.value,) if isinstance(other, Constant) else ()
+    return any(contains(one, value) for value in values)
+
+
 def searched(parameters: Mapping[str, Domain], prefix: str = "") -> Iterator[tuple[str, Domain]]:
     """Every parameter that is open, by full path, a branch before its own parameters."""
     for name, domain in parameters.items():

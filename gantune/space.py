@@ -7,12 +7,11 @@ each option to a block of its own, so that a parameter exists only inside the br
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gantune import plugins
-from gantune.compatibility import conflict
+from gantune import compatibility, plugins
 from gantune.config import (
     COMPONENTS,
     VALUES,
@@ -43,8 +42,9 @@ from gantune.domains import (
 )
 from gantune.errors import PluginError, SpecError
 from gantune.plugins import did_you_mean
+from gantune.rules import Forbidden, read_rules
 from gantune.sections import read_section
-from gantune.writing import baseline_document, domain_document, section_document
+from gantune.writing import domain_document, given_document, rule_document, section_document
 
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
@@ -57,12 +57,13 @@ SECTIONS: dict[str, type[Any]] = {
 }
 NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
 NO_BASELINE = "--set baseline=null drops it"
-KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", "baseline"])
+OF_SEARCH = ("rules", "baseline")  # what says how a search proceeds, and not what a trial is
+KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", *OF_SEARCH])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """A checked space file: its sections, the domain of every parameter, and the baseline by full path."""
+    """A checked space file: its sections, the domain of every parameter, its rules, and the baseline by full path."""
 
     name: str
     data: DataConfig
@@ -73,7 +74,8 @@ class SearchSpace:
     resources: ResourcesConfig
     confirm: ConfirmConfig
     parameters: Mapping[str, Domain]
-    baseline: Mapping[str, Scalar] | None
+    rules: tuple[Forbidden, ...] = ()
+    baseline: Mapping[str, Scalar] | None = None
 
     def draw(self, draw: Draw, *, seed: int) -> TrialConfig:
         """One configuration; asks `draw` only for the open parameters of the branches it takes."""
@@ -100,6 +102,12 @@ class SearchSpace:
             **values,
         )
 
+    def conflict(self, config: TrialConfig) -> str | None:
+        """Why a configuration is not to be trained: its parts do not go together, or a rule forbids it; else None."""
+        values = config.parameters()
+        reasons = (rule.reason(values) for rule in self.rules)
+        return compatibility.conflict(config) or next(filter(None, reasons), None)
+
     def searched(self) -> dict[str, Domain]:
         """The open parameters by full path."""
         return dict(searched(self.parameters))
@@ -114,19 +122,23 @@ class SearchSpace:
         sections = {key: section_document(getattr(self, key)) for key in SECTIONS}
         parameters = {name: domain_document(domain) for name, domain in self.parameters.items()}
         whole = {"version": 1, "name": self.name, **sections, "space": parameters}
-        return whole if self.baseline is None else {**whole, "baseline": baseline_document(self.baseline)}
+        if self.rules:
+            whole["rules"] = [rule_document(rule) for rule in self.rules]
+        if self.baseline is not None:
+            whole["baseline"] = given_document(self.baseline)
+        return whole
 
 
 def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
     """Read and check a space file. Raises SpecError with every problem at once; nothing is started."""
-    return _load(path, overrides, baseline=True)
+    return _load(path, overrides, of_search=True)
 
 
-def _load(path: Path | str, overrides: Sequence[str], *, baseline: bool) -> SearchSpace:
+def _load(path: Path | str, overrides: Sequence[str], *, of_search: bool) -> SearchSpace:
     problems = Problems()
     root = load(path, overrides, problems, KNOWN)
-    if not baseline:
-        root.entries.pop("baseline", None)
+    for key in () if of_search else OF_SEARCH:
+        root.entries.pop(key, None)
     space = _read(root, Path(path).stem, problems)
     problems.raise_if_any()
     assert space is not None
@@ -138,7 +150,7 @@ def load_trial(path: Path | str, overrides: Sequence[str] = ()) -> TrialConfig:
 
     Raises SpecError where it is wrong or where a parameter is open.
     """
-    space = _load(path, overrides, baseline=False)  # one trial need not lie in the space around a baseline
+    space = _load(path, overrides, of_search=False)  # one trial need not lie in the space around a baseline
     if space.searched():
         example = next(iter(space.searched()))
         raise SpecError(
@@ -164,10 +176,13 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     sections = {key: read_section(root.entries.get(key), schema, key, problems) for key, schema in SECTIONS.items()}
     _check_budget(root, sections, problems)
     parameters: dict[str, Domain] = {}
+    before = len(problems.found)
     if "space" in root.entries:
         parameters = _read_space(root.entries["space"], problems)
     else:
         problems.add(root.place, "there is no `space:` section", "it says what is searched")
+    sound = len(problems.found) == before
+    rules = read_rules(root.entries.get("rules"), parameters if sound else None, problems)
     baseline_node = root.entries.get("baseline")
     if baseline_node is not None and baseline_node.value is None:
         baseline_node = None
@@ -176,10 +191,9 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
             _read_space(baseline_node, problems, whole=False)
         return None
     label = str(name.value) if name is not None else stem
-    space = SearchSpace(name=label, **sections, parameters=parameters, baseline=None)  # type: ignore[arg-type]
+    space = SearchSpace(name=label, **sections, parameters=parameters, rules=rules)  # type: ignore[arg-type]
     if baseline_node is not None:
-        baseline = _read_baseline(space, baseline_node, problems)
-        space = SearchSpace(name=label, **sections, parameters=parameters, baseline=baseline)  # type: ignore[arg-type]
+        space = replace(space, baseline=_read_baseline(space, baseline_node, problems))
     return space
 
 
@@ -273,7 +287,7 @@ def _read_baseline(space: SearchSpace, node: Node, problems: Problems) -> dict[s
         path = str(error.args[0])
         problems.add(node.key or node.place, f"baseline leaves `{path}` open", f"it is {space.searched()[path]}")
         return None
-    reason = conflict(config)
+    reason = space.conflict(config)
     if reason:
         problems.add(node.key or node.place, f"the baseline cannot be trained: {reason}")
     return values

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from gantune import plugins
 from gantune.config import COMPONENTS, VALUES, Asha, Component, Scalar, TrialConfig
 from gantune.domains import Branch, Choice, Constant, Domain
+from gantune.rules import Forbidden
 
 
 def dump(document: Mapping[str, Any]) -> str:
@@ -78,8 +79,13 @@ def domain_document(domain: Domain) -> Any:
     return " ".join(["log"] * domain.log + ["int"] * domain.integer + [f"{ends[0]!r}..{ends[1]!r}"])
 
 
-def baseline_document(values: Mapping[str, Scalar]) -> dict[str, Any]:
-    """A baseline by full path as the nested block that it was read from."""
+def rule_document(rule: Forbidden) -> dict[str, Any]:
+    """A rule as the block that it is read from."""
+    return {"forbid": {path: domain_document(domain) for path, domain in rule.where.items()}, "why": rule.why}
+
+
+def given_document(values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """A configuration by full path, such as the baseline, as the nested block that it was read from."""
     found: dict[str, Any] = {}
     for path, value in values.items():
         kind, _, inner = path.partition(".")

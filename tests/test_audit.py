@@ -107,10 +107,13 @@ SOUND = {
 def planted(tmp_path):
     """A space on points of the parameters given, the rest sound and constant."""
 
-    def write(**parameters):
+    def write(rules="[]", **parameters):
         path = tmp_path / "planted.yaml"
         space = "".join(f"  {name}: {text}\n" for name, text in {**SOUND, **parameters}.items())
-        path.write_text(f"version: 1\nname: planted\ndata: {{dataset: gaussians8}}\nspace:\n{space}", encoding="utf-8")
+        path.write_text(
+            f"version: 1\nname: planted\ndata: {{dataset: gaussians8}}\nspace:\n{space}rules: {rules}\n",
+            encoding="utf-8",
+        )
         return load_space(path)
 
     return write
@@ -261,6 +264,17 @@ def test_parameter_of_a_branch_that_is_never_valid_is_named(planted):
 def test_parameter_of_which_only_one_value_is_ever_valid_is_named(planted):
     space = planted(loss="{wasserstein: {clip: [0, 0.01]}}", penalty="r1")
     assert set(complaints(space)) == {"loss.wasserstein.clip"}
+
+
+def test_parameter_whose_other_values_a_rule_forbids_is_named(planted):
+    rules = "[{forbid: {lr_g: 1e-3, grad_clip: 1}, why: x}]"
+    space = planted(lr_g="[1e-3]", grad_clip="[0, 1]", lr_d_ratio="[1, 2]", rules=rules)
+    assert complaints(space) == {"grad_clip": "occurs in no two valid configurations that differ in it alone"}
+
+
+def test_audit_holds_rules_against_the_batches_of_the_search_and_not_its_own_small_ones(planted):
+    space = planted(batch_size="[4, 64]", grad_clip="[0, 1]", rules="[{forbid: {batch_size: 4, grad_clip: 1}, why: x}]")
+    assert {"batch_size", "grad_clip"} <= set(audit_space(space, POINTS))
 
 
 def test_half_life_beyond_what_the_budget_allows_changes_nothing(planted):

@@ -191,6 +191,16 @@ def test_check_says_what_a_search_would_run_and_starts_nothing(gantune, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_check_shows_what_is_forbidden_and_how_many_draws_that_rejects(gantune):
+    rules = "rules=[{forbid: {loss: hinge, batch_size: [32, 64]}, why: it hurts}, {forbid: {lr_g: 1e-5..1e-2}, why: x}]"
+    code, out, _ = gantune("check", DCGAN, "--set", rules, "--set", "baseline=null")
+
+    assert code == 0
+    assert "forbidden: loss: hinge and batch_size: [32, 64]: it hurts\n" in out
+    assert "rejected: about 100% of draws at random\n" in out
+    assert "rejected" not in gantune("check", DCGAN)[1]
+
+
 def test_check_prints_one_json_object(gantune):
     code, out, err = gantune("check", DCGAN, "--json")
 

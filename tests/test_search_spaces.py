@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 from gantune.audit import noise
 from gantune.cli.main import cli
-from gantune.compatibility import conflict
 from gantune.config import derive_seed
 from gantune.domains import FixedDraw, RandomDraw
 from gantune.models.networks import ImageShape, PointShape
@@ -46,7 +45,7 @@ def valid_configurations(space):
     count = configurations(space)
     seeds = range(count * PATIENCE)
     drawn = (space.draw(RandomDraw(derive_seed(seed, space.name)), seed=seed) for seed in seeds)
-    return itertools.islice((config for config in drawn if conflict(config) is None), count)
+    return itertools.islice((config for config in drawn if space.conflict(config) is None), count)
 
 
 def assert_trains(config, shape):
@@ -92,7 +91,7 @@ def test_baseline_builds_trains_and_reads_back_as_itself(file, tmp_path):
     space = load_space(file)
     assert space.baseline is not None
     config = space.draw(FixedDraw(space.baseline), seed=1)
-    assert conflict(config) is None
+    assert space.conflict(config) is None
     assert_trains(config, shape_of_data(space))
     assert_reads_back(config, tmp_path / "trial.yaml")
 
@@ -103,7 +102,7 @@ def test_random_draws_reach_every_option_of_every_branch(file):
     reached = set()
     for seed in range(2000):
         config = space.draw(RandomDraw(seed), seed=0)
-        if conflict(config) is None:
+        if space.conflict(config) is None:
             reached |= {path for path, value in config.parameters().items() if value is not None}
         if set(space.searched()) <= reached:
             break
@@ -114,7 +113,7 @@ def test_random_draws_reach_every_option_of_every_branch(file):
 def test_at_least_a_quarter_of_all_draws_can_be_trained(file):
     space = load_space(file)
     drawn = [space.draw(RandomDraw(seed), seed=0) for seed in range(300)]
-    assert sum(conflict(config) is None for config in drawn) >= 0.25 * len(drawn)
+    assert sum(space.conflict(config) is None for config in drawn) >= 0.25 * len(drawn)
 
 
 @each_space

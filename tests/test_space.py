@@ -398,6 +398,151 @@ def test_baseline_that_cannot_be_trained_is_refused_with_the_reason(refused):
     assert "use norm_d: layer, instance, spectral or none" in error
 
 
+# Rules
+
+
+RULED = """\
+version: 1
+space:
+  architecture: {choose: {mlp: {depth: int 1..4}, dcgan: {norm_d: [layer, spectral, none]}}}
+  loss: {choose: {hinge: {}, minimax: {}, wgan_gp: {gp_weight: log 1..20}}}
+  optimizer: adam
+  lr_g: log 1e-5..1e-2
+  batch_size: [32, 64, 128]
+"""
+RULES = {
+    "{loss: wgan_gp, architecture.dcgan.norm_d: layer}": lambda values: (
+        values["loss"] == "wgan_gp" and values.get("architecture.dcgan.norm_d") == "layer"
+    ),
+    "{loss: [hinge, minimax], batch_size: [32, 128]}": lambda values: (
+        values["loss"] != "wgan_gp" and values["batch_size"] != 64
+    ),
+    "{lr_g: 1e-3..1}": lambda values: values["lr_g"] >= 1e-3,
+    "{loss.wgan_gp.gp_weight: 5..7, architecture: mlp}": lambda values: (
+        5 <= values.get("loss.wgan_gp.gp_weight", 0) <= 7 and values["architecture"] == "mlp"
+    ),
+    "{architecture.mlp.depth: int 2..3}": lambda values: values.get("architecture.mlp.depth") in (2, 3),
+    "{optimizer.adam.beta2: 0.9..0.9999, batch_size: 64}": lambda values: values["batch_size"] == 64,
+}
+
+
+def ruled(forbid, why="too dear", text=RULED):
+    return f"{text}rules:\n  - {{forbid: {forbid}, why: {why}}}\n"
+
+
+@pytest.mark.parametrize("forbid", RULES)
+def test_rule_forbids_what_meets_all_its_conditions_and_nothing_else(load, forbid):
+    space = load(ruled(forbid))
+    seen = set()
+    for seed in range(300):
+        config = space.draw(RandomDraw(seed), seed=0)
+        reason = space.conflict(config)
+        seen.add(reason is None)
+        assert (reason is not None) == (conflict(config) is not None or RULES[forbid](config.parameters()))
+
+    assert seen == {True, False}
+
+
+def test_rule_gives_its_reason_and_the_values_that_met_it(load):
+    space = load(ruled("{loss: [hinge, wgan_gp], lr_g: 1e-3..1e-2}", "'it oscillates: see the note'"))
+    values = {"architecture": "mlp", "architecture.mlp.depth": 1, "loss": "hinge", "lr_g": 0.002, "batch_size": 32}
+
+    assert space.conflict(space.draw(FixedDraw(values), seed=0)) == (
+        "a rule forbids loss: hinge and lr_g: 0.002: it oscillates: see the note"
+    )
+    assert space.conflict(space.draw(FixedDraw({**values, "lr_g": 0.0002}), seed=0)) is None
+
+
+def test_rules_in_block_notation_are_those_in_flow_notation(load):
+    block = "rules:\n  - forbid:\n      loss:\n        - hinge\n        - minimax\n      lr_g: 1e-3..1e-2\n"
+    block += "    why: too dear\n"
+
+    assert load(RULED + block) == load(ruled("{loss: [hinge, minimax], lr_g: 1e-3..1e-2}"))
+
+
+def test_what_components_refuse_is_told_before_what_rules_forbid(mixed, load):
+    space = replace(mixed, rules=load(ruled("{loss: wgan_gp}")).rules)
+    config = next(config for seed in range(400) if conflict(config := space.draw(RandomDraw(seed), seed=0)) is not None)
+
+    assert space.conflict(config) == conflict(config)
+
+
+@pytest.mark.parametrize("text", ["", "rules: []\n", "rules: null\n", "rules:\n"])
+def test_space_without_rules_forbids_nothing(load, text):
+    assert load(RULED + text).rules == ()
+
+
+def test_override_drops_the_rules(load):
+    assert load(ruled("{loss: hinge}"), "rules=null").rules == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "marked", "message"),
+    [
+        ("{forbid: {lss: hinge}, why: x}", "lss", "did you mean `loss`?"),
+        ("{forbid: {loss.wgan_gp.weight: 5}, why: x}", "loss.wgan_gp.weight", "did you mean `loss.wgan_gp.gp_weight`?"),
+        (
+            "{forbid: {architecture.norm_d: none}, why: x}",
+            "architecture.norm_d",
+            "did you mean `architecture.mlp.norm_d`?",
+        ),
+        ("{forbid: {optimizer_d: sgd}, why: x}", "optimizer_d", "which the space does not have"),
+        ("{forbid: {penalty: none}, why: x}", "penalty", "which the space does not have"),
+        ("{forbid: {loss: hing}, why: x}", "hing", "did you mean `hinge`?"),
+        ("{forbid: {loss: least_squares}, why: x}", "least_squares", "expected one of hinge, minimax, wgan_gp"),
+        ("{forbid: {loss: {wgan_gp: {gp_weight: 5}}}, why: x}", "{wgan_gp: {gp_weight: 5}}", "by their full path"),
+        ("{forbid: {batch_size: 256}, why: x}", "256", "`batch_size` is never 256"),
+        ("{forbid: {batch_size: [32, 256]}, why: x}", "256", "the space has [32, 64, 128]; --set rules=null drops"),
+        ("{forbid: {lr_g: 0.1..1}, why: x}", "0.1..1", "`lr_g` is never in 0.1..1"),
+        ("{forbid: {lr_g: 1}, why: x}", "1", "`lr_g` is never 1"),
+        ("{forbid: {batch_size: 65..100}, why: x}", "65..100", "`batch_size` is never in int 65..100"),
+        ("{forbid: {lr_d_ratio: 2..4}, why: x}", "2..4", "the space has 1;"),
+        ("{forbid: {lr_g: fast}, why: x}", "fast", "or a range such as `log 1e-5..1e-2`"),
+        ("{forbid: {lr_g: []}, why: x}", "[]", "`lr_g` has no choices"),
+        ("{forbid: {lr_g: }, why: x}", "lr_g", "`lr_g`: expected a number above 0, got nothing"),
+        ("{forbid: {batch_size: 32}}", "{forbid: {batch_size: 32}}", "a rule needs `why`, its reason in words"),
+        ("{forbid: {batch_size: 32}, why: ''}", "''", "a rule needs `why`"),
+        ("{forbid: {batch_size: 32}, why: 7}", "7", "got `7`"),
+        ("{forbid: {batch_size: 32}, why: x, because: y}", "because", "unknown setting `because` in a rule"),
+        ("{why: x}", "{why: x}", "a rule needs `forbid`"),
+        ("{forbid: {}, why: x}", "{}", "a rule needs `forbid`"),
+        ("{forbid: hinge, why: x}", "hinge", "a rule needs `forbid`"),
+        ("hinge", "hinge", "a rule must be a block, got `hinge`"),
+    ],
+)
+def test_bad_rule_is_refused_where_it_stands_with_its_remedy(refused, rule, marked, message):
+    error = refused(f"{RULED}rules:\n  - {rule}\n")
+
+    assert message in error
+    assert underlined(error) == [marked]
+
+
+def test_rules_must_be_a_list(refused):
+    error = refused(RULED + "rules: {forbid: {loss: hinge}, why: x}\n")
+
+    assert "`rules` must be a list, got a block" in error
+
+
+def test_form_of_a_rule_is_judged_even_where_the_space_is_wrong(refused):
+    error = refused(ruled("{batch_size: 32}", "[]", RULED.replace("log 1e-5..1e-2", "fast")))
+
+    assert underlined(error) == ["fast", "[]"]
+
+
+def test_baseline_that_a_rule_forbids_is_refused_with_the_reason(refused):
+    error = refused(with_baseline("{loss: hinge, lr_g: 5e-3}", ruled("{lr_g: 1e-3..1e-2}", text=SPACE)))
+
+    assert "the baseline cannot be trained: a rule forbids lr_g: 0.005: too dear" in error
+    assert underlined(error) == ["baseline"]
+
+
+def test_one_trial_is_not_held_to_the_rules_of_a_search(tmp_path):
+    path = tmp_path / "trial.yaml"
+    path.write_text(ruled("{batch_size: 32}", text=RULED), encoding="utf-8")
+
+    assert load_trial(path, ["architecture=mlp", "loss=hinge", "lr_g=1e-3", "batch_size=16"]).batch_size == 16
+
+
 # Overrides
 
 
@@ -725,6 +870,15 @@ SPACES = [
 ]
 
 
+@pytest.mark.parametrize("forbid", RULES)
+def test_document_of_a_space_with_rules_reads_back_to_an_equal_space(load, forbid):
+    more = "  - forbid: {batch_size: 64}\n    why: |\n      two\n      lines\n"
+    space = load(ruled(forbid, "'it, the: #reason'") + more)
+
+    assert len(space.rules) == 2
+    assert load(dump(json.loads(json.dumps(space.document())))) == space
+
+
 @pytest.mark.parametrize("override", SPACES)
 def test_document_of_a_space_reads_back_to_an_equal_space(load, override):
     space = load(SPACE, override)
@@ -759,6 +913,8 @@ def test_document_fills_in_the_defaults(dcgan):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ("rules=[{forbid: {lr_g: 0.001..1}, why: a}]", "rules=[{forbid: {lr_g: 0.001..1}, why: b}]"),
+        ("rules=[{forbid: {lr_g: 0.001..1}, why: a}]", "rules=[{forbid: {lr_g: 0.0010001..1}, why: a}]"),
         ("lr_g=0.12345671..1", "lr_g=0.12345672..1"),
         ("lr_g=1..2", "lr_g=log 1..2"),
         ("lr_d_ratio=1..2", "lr_d_ratio=int 1..2"),

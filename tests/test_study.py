@@ -202,6 +202,28 @@ def test_parts_that_do_not_go_together_are_rejected_and_not_counted(path, load):
     assert Study(path, load(CONFLICTING), FLOOR).proposed() == 8
 
 
+def test_draws_that_a_rule_forbids_are_rejected_with_its_reason_and_not_counted(path, load):
+    space = load(SPACE + "rules:\n  - {forbid: {loss: minimax, batch_size: [16]}, why: it oscillates}\n")
+    study = Study(path, space, FLOOR)
+    proposals = [study.propose() for _ in range(12)]
+    assert {(each.config.loss.name, each.config.batch_size) for each in proposals} == {
+        ("minimax", 32),
+        ("hinge", 16),
+        ("hinge", 32),
+    }
+    rejected = [trial for trial in plain(path).trials if trial.state == TrialState.FAIL]
+    assert rejected
+    assert study.proposed() == 12
+    assert all("loss: minimax and batch_size: 16: it oscillates" in trial.user_attrs["rejected"] for trial in rejected)
+
+
+def test_rules_that_leave_nothing_say_so(path, load, monkeypatch):
+    monkeypatch.setattr(study_module, "MOST_REJECTIONS", 5)
+    text = SPACE[: SPACE.index("baseline:")] + "rules:\n  - {forbid: {lr_g: 1e-4..1e-2}, why: no rate is good}\n"
+    with pytest.raises(RunError, match=r"5 draws in a row were invalid.*no rate is good"):
+        Study(path, load(text), FLOOR).propose()
+
+
 def test_a_space_without_a_valid_configuration_says_why(path, load, monkeypatch):
     monkeypatch.setattr(study_module, "MOST_REJECTIONS", 5)
     study = Study(path, load(CONFLICTING.replace("[batch, layer]", "batch")), FLOOR)

@@ -7,8 +7,10 @@ import click
 
 from gantune.cli import options
 from gantune.config import Asha
-from gantune.domains import Branch
+from gantune.domains import Branch, RandomDraw
 from gantune.space import SearchSpace, load_space
+
+DRAWS = 300  # to estimate how many of them are rejected
 
 
 @click.command("check")
@@ -46,8 +48,18 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     confirm = loaded.confirm
     if confirm.top:
         click.echo(f"confirmed: the {confirm.top} best, with {confirm.seeds} fresh seeds each")
+    for rule in loaded.rules:
+        click.echo(f"forbidden: {rule}")
+    if loaded.rules:
+        click.echo(f"rejected: about {_rejected(loaded):.0%} of draws at random")
     click.echo(f"baseline: {'trial 0' if loaded.baseline is not None else 'none'}")
     click.echo("OK. Nothing was started.")
+
+
+def _rejected(space: SearchSpace) -> float:
+    """The share of draws at random that components or rules do not let pass."""
+    drawn = [space.draw(RandomDraw(seed), seed=0) for seed in range(DRAWS)]
+    return sum(space.conflict(config) is not None for config in drawn) / DRAWS
 
 
 def _early_stops(space: SearchSpace) -> str:

@@ -19,7 +19,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from gantune.compatibility import conflict
 from gantune.config import TrialConfig, derive_seed
 from gantune.errors import RunError
 from gantune.space import SearchSpace
@@ -87,7 +86,7 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             config = self._space.draw(trial, seed=seed)
-        reason = conflict(config)
+        reason = self._space.conflict(config)
         if reason is None:
             return Proposal(number, config)
         trial.set_user_attr("rejected", reason)
