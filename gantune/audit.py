@@ -157,9 +157,9 @@ def noise(shape: Shape, seed: int) -> Callable[[int], Batch]:
 
 
 def _configurations(space: SearchSpace) -> Iterator[TrialConfig]:
-    """The baseline, and random draws whose parts go together."""
-    if space.baseline is not None:
-        yield space.draw(FixedDraw(space.baseline), seed=0)
+    """The configurations that the space gives, and random draws whose parts go together."""
+    for values in space.given():
+        yield space.draw(FixedDraw(values), seed=0)
     for number in range(DRAWS):
         config = space.draw(RandomDraw(derive_seed(space.search.seed, "audit", number)), seed=0)
         if space.conflict(config) is None:

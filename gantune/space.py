@@ -56,14 +56,13 @@ SECTIONS: dict[str, type[Any]] = {
     "confirm": ConfirmConfig,
 }
 NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
-NO_BASELINE = "--set baseline=null drops it"
-OF_SEARCH = ("rules", "baseline")  # what says how a search proceeds, and not what a trial is
+OF_SEARCH = ("rules", "baseline", "first")  # what says how a search proceeds, and not what a trial is
 KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", *OF_SEARCH])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """A checked space file: its sections, the domain of every parameter, its rules, and the baseline by full path."""
+    """A checked space file: its sections, its parameters' domains, its rules, and given configurations by full path."""
 
     name: str
     data: DataConfig
@@ -76,6 +75,7 @@ class SearchSpace:
     parameters: Mapping[str, Domain]
     rules: tuple[Forbidden, ...] = ()
     baseline: Mapping[str, Scalar] | None = None
+    first: tuple[Mapping[str, Scalar], ...] = ()
 
     def draw(self, draw: Draw, *, seed: int) -> TrialConfig:
         """One configuration; asks `draw` only for the open parameters of the branches it takes."""
@@ -102,6 +102,10 @@ class SearchSpace:
             **values,
         )
 
+    def given(self) -> list[Mapping[str, Scalar]]:
+        """The configurations that are proposed before any is drawn: the baseline, then the first ones."""
+        return [*([] if self.baseline is None else [self.baseline]), *self.first]
+
     def conflict(self, config: TrialConfig) -> str | None:
         """Why a configuration is not to be trained: its parts do not go together, or a rule forbids it; else None."""
         values = config.parameters()
@@ -126,6 +130,8 @@ class SearchSpace:
             whole["rules"] = [rule_document(rule) for rule in self.rules]
         if self.baseline is not None:
             whole["baseline"] = given_document(self.baseline)
+        if self.first:
+            whole["first"] = [given_document(values) for values in self.first]
         return whole
 
 
@@ -183,18 +189,30 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
         problems.add(root.place, "there is no `space:` section", "it says what is searched")
     sound = len(problems.found) == before
     rules = read_rules(root.entries.get("rules"), parameters if sound else None, problems)
-    baseline_node = root.entries.get("baseline")
-    if baseline_node is not None and baseline_node.value is None:
-        baseline_node = None
+    given = _find_given(root, problems)
     if problems.found:
-        if baseline_node is not None:
-            _read_space(baseline_node, problems, whole=False)
+        for _, node in given:
+            _read_space(node, problems, whole=False)
         return None
     label = str(name.value) if name is not None else stem
     space = SearchSpace(name=label, **sections, parameters=parameters, rules=rules)  # type: ignore[arg-type]
-    if baseline_node is not None:
-        space = replace(space, baseline=_read_baseline(space, baseline_node, problems))
-    return space
+    read = [(what, _read_given(space, node, what, problems)) for what, node in given]
+    baseline = next((values for what, values in read if what == "baseline"), None)
+    first = tuple(values for what, values in read if what == "first" and values is not None)
+    return replace(space, baseline=baseline, first=first)
+
+
+def _find_given(root: Node, problems: Problems) -> list[tuple[str, Node]]:
+    """The configurations that a file gives, each with the section that it stands in."""
+    baseline, first = root.entries.get("baseline"), root.entries.get("first")
+    found = [] if baseline is None or baseline.value is None else [("baseline", baseline)]
+    if first is not None and isinstance(first.value, list):
+        found += [("first", item) for item in first.value]
+    elif first is not None and first.value is not None:
+        problems.add(
+            first.place, f"`first` must be a list of configurations, got {first.got()}", "each like `baseline`"
+        )
+    return found
 
 
 def _find_dataset(root: Node, problems: Problems) -> None:
@@ -265,59 +283,67 @@ def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[s
     return found
 
 
-def _read_baseline(space: SearchSpace, node: Node, problems: Problems) -> dict[str, Scalar] | None:
-    """The baseline's value for every open parameter of its branches, each checked to lie in the space."""
+def _read_given(space: SearchSpace, node: Node, what: str, problems: Problems) -> dict[str, Scalar] | None:
+    """A configuration's value for every open parameter of its branches, each checked to lie in the space.
+
+    what: the section that gives it, `baseline` or `first`.
+    """
+    before = len(problems.found)
     given = _read_space(node, problems, whole=False)
-    if problems.found:
+    if len(problems.found) > before:
         return None
     values: dict[str, Scalar] = {}
     for name, child in node.entries.items():
         domain, fixed = space.parameters.get(name), given[name]
         if domain is None:
-            problems.add(child.place, f"baseline gives `{name}`, which the space does not have", "add it to `space:`")
+            problems.add(child.place, f"{what} gives `{name}`, which the space does not have", "add it to `space:`")
         elif isinstance(domain, Branch) and isinstance(fixed, Branch):
-            _read_baseline_branch(name, child, domain, fixed, values, problems)
+            _read_given_branch(name, child, domain, fixed, what, values, problems)
         else:
-            _check_baseline_value(name, child, domain, fixed, values, problems)
-    if problems.found:
+            _check_given_value(name, child, domain, fixed, what, values, problems)
+    if len(problems.found) > before:
         return None
     try:
         config = space.draw(FixedDraw(values), seed=0)
     except KeyError as error:
         path = str(error.args[0])
-        problems.add(node.key or node.place, f"baseline leaves `{path}` open", f"it is {space.searched()[path]}")
+        problems.add(node.key or node.place, f"{what} leaves `{path}` open", f"it is {space.searched()[path]}")
         return None
     reason = space.conflict(config)
     if reason:
-        problems.add(node.key or node.place, f"the baseline cannot be trained: {reason}")
+        problems.add(node.key or node.place, f"the {what} cannot be trained: {reason}")
     return values
 
 
-def _read_baseline_branch(
-    name: str, node: Node, domain: Branch, fixed: Branch, values: dict[str, Scalar], problems: Problems
+def _read_given_branch(
+    name: str, node: Node, domain: Branch, fixed: Branch, what: str, values: dict[str, Scalar], problems: Problems
 ) -> None:
     if len(fixed.options) != 1:
-        problems.add(node.place, f"baseline must name one {name}, got {fixed}")
+        problems.add(node.place, f"{what} must name one {name}, got {fixed}")
         return
     chosen, options = next(iter(fixed.options.items()))
     if chosen not in domain.options:
-        problems.add(
-            node.place, f"baseline's {name} `{chosen}` is not in the space", f"the space has {domain}; {NO_BASELINE}"
-        )
+        fix = f"the space has {domain}; {_dropped(what)}"
+        problems.add(node.place, f"{what}'s {name} `{chosen}` is not in the space", fix)
         return
     values[name] = chosen
     block = node.entries.get("choose", node).entries.get(chosen)
     for option, child in (block.entries if block else {}).items():
         path = f"{name}.{chosen}.{option}"
-        _check_baseline_value(path, child, domain.options[chosen][option], options[option], values, problems)
+        _check_given_value(path, child, domain.options[chosen][option], options[option], what, values, problems)
 
 
-def _check_baseline_value(
-    path: str, node: Node, domain: Domain, fixed: Domain, values: dict[str, Scalar], problems: Problems
+def _check_given_value(
+    path: str, node: Node, domain: Domain, fixed: Domain, what: str, values: dict[str, Scalar], problems: Problems
 ) -> None:
     if not isinstance(fixed, Constant):
-        problems.add(node.place, f"baseline must give `{path}` one value, got {fixed}")
+        problems.add(node.place, f"{what} must give `{path}` one value, got {fixed}")
     elif not contains(domain, fixed.value):
-        problems.add(node.place, f"baseline's `{path}` is outside the space", f"the space has {domain}; {NO_BASELINE}")
+        fix = f"the space has {domain}; {_dropped(what)}"
+        problems.add(node.place, f"{what}'s `{path}` is outside the space", fix)
     else:
         values[path] = fixed.value
+
+
+def _dropped(what: str) -> str:
+    return f"--set {what}=null drops it"

@@ -201,6 +201,15 @@ def test_check_shows_what_is_forbidden_and_how_many_draws_that_rejects(gantune):
     assert "rejected" not in gantune("check", DCGAN)[1]
 
 
+def test_check_numbers_the_first_configurations(gantune):
+    first = "first=[" + ", ".join([json.dumps(load_space(DCGAN).document()["baseline"])] * 2) + "]"
+
+    assert "baseline: trial 0\nfirst: trials 1 to 2\n" in gantune("check", DCGAN, "--set", first)[1]
+    assert (
+        "baseline: none\nfirst: trials 0 to 1\n" in gantune("check", DCGAN, "--set", first, "--set", "baseline=null")[1]
+    )
+
+
 def test_check_prints_one_json_object(gantune):
     code, out, err = gantune("check", DCGAN, "--json")
 

@@ -260,10 +260,14 @@ def load(tmp_path):
 
 
 def test_the_baseline_gets_its_whole_budget_and_trial_0_of_other_spaces_does_not(load):
-    rows = [row(trial, 300, 1.0) for trial in range(1, 6)]
-    with_baseline = build_scheduler(load(SPACE + "baseline: {lr_g: 1e-3}\n"), rows)
+    rows = [row(trial, 300, 1.0) for trial in range(2, 7)]
+    strict = "search.scheduler={asha: {spared: 0}}"
+    with_baseline = build_scheduler(load(SPACE + "baseline: {lr_g: 1e-3}\nfirst: [{lr_g: 1e-3}]\n", strict), rows)
     assert hear(with_baseline, 0, 300, 1000.0) == CONTINUE
-    assert hear(build_scheduler(load(SPACE, "search.scheduler={asha: {spared: 0}}"), rows), 0, 300, 1000.0) == STOP
+    assert hear(with_baseline, 1, 300, 1000.0) == STOP
+    without = build_scheduler(load(SPACE + "first: [{lr_g: 1e-3}]\n", strict), rows)
+    assert hear(without, 0, 300, 1000.0) == STOP
+    assert hear(build_scheduler(load(SPACE, strict), rows), 0, 300, 1000.0) == STOP
 
 
 def test_without_a_scheduler_nothing_is_stopped(load):

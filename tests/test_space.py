@@ -349,26 +349,26 @@ def test_baseline_may_repeat_constants_as_they_are(load):
     assert space.draw(FixedDraw(space.baseline), seed=0).batch_size == 64
 
 
-@pytest.mark.parametrize(
-    ("baseline", "marked", "message"),
-    [
-        ("{loss: [hinge, wgan_gp], lr_g: 1e-4}", "[hinge, wgan_gp]", "baseline must name one loss"),
-        ("{loss: minimax, lr_g: 1e-4}", "minimax", "the space has hinge | wgan_gp"),
-        ("{loss: hinge, lr_g: 1}", "1", "baseline's `lr_g` is outside the space"),
-        ("{loss: hinge, lr_g: 1e-4..1e-3}", "1e-4..1e-3", "baseline must give `lr_g` one value"),
-        ("{loss: hinge, lr_g: [1e-4, 1e-3]}", "[1e-4, 1e-3]", "baseline must give `lr_g` one value"),
-        ("{loss: {wgan_gp: {gp_weight: 21}}, lr_g: 1e-4}", "21", "`loss.wgan_gp.gp_weight` is outside the space"),
-        ("{loss: {hinge: {d_steps: 2}}, lr_g: 1e-4}", "2", "`loss.hinge.d_steps` is outside the space"),
-        ("{loss: hinge, lr_g: 1e-4, batch_size: 32}", "32", "`batch_size` is outside the space"),
-        ("{loss: hinge, lr_g: 1e-4, optimizer_d: sgd}", "sgd", "which the space does not have"),
-        ("{loss: hinge}", "baseline", "baseline leaves `lr_g` open"),
-        ("{lr_g: 1e-4}", "baseline", "baseline leaves `loss` open"),
-        ("{loss: wgan_gp, lr_g: 1e-4}", "baseline", "baseline leaves `loss.wgan_gp.gp_weight` open"),
-        ("{loss: hing, lr_g: 1e-4}", "hing", "did you mean `hinge`?"),
-        ("{loss: hinge, lr_g: -1}", "-1", "expected a number above 0, got -1"),
-        ("{loss: hinge, lrg: 1e-4}", "lrg", "did you mean `lr_g`?"),
-    ],
-)
+BAD_BASELINES = [
+    ("{loss: [hinge, wgan_gp], lr_g: 1e-4}", "[hinge, wgan_gp]", "baseline must name one loss"),
+    ("{loss: minimax, lr_g: 1e-4}", "minimax", "the space has hinge | wgan_gp"),
+    ("{loss: hinge, lr_g: 1}", "1", "baseline's `lr_g` is outside the space"),
+    ("{loss: hinge, lr_g: 1e-4..1e-3}", "1e-4..1e-3", "baseline must give `lr_g` one value"),
+    ("{loss: hinge, lr_g: [1e-4, 1e-3]}", "[1e-4, 1e-3]", "baseline must give `lr_g` one value"),
+    ("{loss: {wgan_gp: {gp_weight: 21}}, lr_g: 1e-4}", "21", "`loss.wgan_gp.gp_weight` is outside the space"),
+    ("{loss: {hinge: {d_steps: 2}}, lr_g: 1e-4}", "2", "`loss.hinge.d_steps` is outside the space"),
+    ("{loss: hinge, lr_g: 1e-4, batch_size: 32}", "32", "`batch_size` is outside the space"),
+    ("{loss: hinge, lr_g: 1e-4, optimizer_d: sgd}", "sgd", "which the space does not have"),
+    ("{loss: hinge}", "baseline", "baseline leaves `lr_g` open"),
+    ("{lr_g: 1e-4}", "baseline", "baseline leaves `loss` open"),
+    ("{loss: wgan_gp, lr_g: 1e-4}", "baseline", "baseline leaves `loss.wgan_gp.gp_weight` open"),
+    ("{loss: hing, lr_g: 1e-4}", "hing", "did you mean `hinge`?"),
+    ("{loss: hinge, lr_g: -1}", "-1", "expected a number above 0, got -1"),
+    ("{loss: hinge, lrg: 1e-4}", "lrg", "did you mean `lr_g`?"),
+]
+
+
+@pytest.mark.parametrize(("baseline", "marked", "message"), BAD_BASELINES)
 def test_bad_baseline_is_refused_where_it_stands(refused, baseline, marked, message):
     error = refused(with_baseline(baseline))
 
@@ -396,6 +396,69 @@ def test_baseline_that_cannot_be_trained_is_refused_with_the_reason(refused):
 
     assert "the baseline cannot be trained" in error
     assert "use norm_d: layer, instance, spectral or none" in error
+
+
+# Further first configurations
+
+
+def with_first(*given, text=SPACE):
+    return f"{text}first:\n" + "".join(f"  - {each}\n" for each in given)
+
+
+def test_first_configurations_are_read_as_the_baseline_is_and_follow_it(load):
+    given = ["{loss: hinge, lr_g: 1e-4}", "{loss: {wgan_gp: {gp_weight: 10}}, lr_g: 2e-4}"]
+    space = load(with_first(*given, text=with_baseline("{loss: hinge, lr_g: 3e-4}")))
+
+    assert space.first == tuple(load(with_baseline(each)).baseline for each in given)
+    assert space.given() == [space.baseline, *space.first]
+    assert [space.draw(FixedDraw(values), seed=0).lr_g for values in space.given()] == [3e-4, 1e-4, 2e-4]
+
+
+def test_first_configurations_need_no_baseline(load):
+    space = load(with_first("{loss: hinge, lr_g: 1e-4}"))
+
+    assert space.baseline is None
+    assert space.given() == [{"loss": "hinge", "lr_g": 1e-4}]
+
+
+@pytest.mark.parametrize("text", ["", "first: []\n", "first: null\n", "first:\n"])
+def test_space_may_give_no_configurations(load, text):
+    assert load(SPACE + text).given() == []
+
+
+@pytest.mark.parametrize(("baseline", "marked", "message"), BAD_BASELINES)
+def test_bad_first_configuration_is_refused_in_the_words_of_the_baseline(refused, baseline, marked, message):
+    error = refused(with_first("{loss: hinge, lr_g: 1e-4}", baseline))
+
+    assert message.replace("baseline", "first") in error
+    assert "baseline" not in error
+    assert underlined(error) == [baseline if marked == "baseline" else marked]
+
+
+def test_each_bad_first_configuration_is_told(refused):
+    given = ["{loss: minimax, lr_g: 1}", "{loss: hinge}", "{loss: hing, lr_g: 1e-4}", "7", "{loss: hinge, lr_g: 2}"]
+    error = refused(with_first(*given, text=with_baseline("{loss: hinge, lr_g: 4}")))
+
+    assert underlined(error) == ["4", "minimax", "1", "{loss: hinge}", "hing", "7", "2"]
+    assert "--set baseline=null drops it" in error
+    assert "--set first=null drops it" in error
+
+
+def test_first_must_be_a_list(refused):
+    error = refused(SPACE + "first: {loss: hinge, lr_g: 1e-4}\n")
+
+    assert "`first` must be a list of configurations, got a block" in error
+
+
+def test_first_configuration_that_cannot_be_trained_is_refused_with_the_reason(refused):
+    text = SPACE.replace("mlp", "{dcgan: {norm_d: [batch, none]}}")
+    conflicting = "{architecture: {dcgan: {norm_d: batch}}, loss: {wgan_gp: {gp_weight: 10}}, lr_g: 1e-4}"
+    ruled_out = "{architecture: {dcgan: {norm_d: none}}, loss: hinge, lr_g: 5e-3}"
+    error = refused(with_first(conflicting, ruled_out, text=ruled("{lr_g: 1e-3..1e-2}", text=text)))
+
+    assert "the first cannot be trained: loss.wgan_gp does not go with architecture.dcgan.norm_d: batch" in error
+    assert "the first cannot be trained: a rule forbids lr_g: 0.005: too dear" in error
+    assert underlined(error) == [conflicting, ruled_out]
 
 
 # Rules
@@ -895,8 +958,9 @@ def test_document_of_a_space_reads_back_to_an_equal_space(load, override):
     ],
 )
 def test_document_of_a_space_with_a_baseline_reads_back_to_an_equal_space(load, baseline):
-    space = load(with_baseline(baseline))
+    space = load(with_first(baseline, "{loss: hinge, lr_g: 1e-3}", text=with_baseline(baseline)))
 
+    assert len(space.given()) == 3
     assert load(dump(space.document())) == space
 
 
@@ -946,20 +1010,29 @@ def damaged(text, draw):
     )
 
 
+WHOLE = with_first(
+    "{architecture: {mlp: {depth: 1}}, loss: {wgan_gp: {gp_weight: 10}}, lr_g: 1e-4, batch_size: 32}",
+    "{architecture: {dcgan: {norm_d: none}}, loss: {wgan_gp: {gp_weight: 10}}, lr_g: 1e-4, batch_size: 128}",
+    text="".join([ruled(next(iter(RULES))), *(f"  - {{forbid: {forbid}, why: it hurts}}\n" for forbid in RULES)]),
+)
+TEXTS = {"dcgan": DCGAN.read_text(encoding="utf-8"), "rules and first": WHOLE}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_file_is_a_space_or_a_located_refusal(load, seed):
+def test_damaged_file_is_a_space_or_a_located_refusal(load, seed, text):
     draw = random.Random(seed)
-    text = DCGAN.read_text(encoding="utf-8")
+    assert complaint(load, text) is None
     for _ in range(50):
         harmed = damaged(text, draw)
         told = complaint(load, harmed)
         assert told is None or located(told, harmed), harmed
 
 
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("seed", range(2))
-def test_file_that_is_cut_off_is_a_space_or_a_located_refusal(load, seed):
+def test_file_that_is_cut_off_is_a_space_or_a_located_refusal(load, seed, text):
     draw = random.Random(seed)
-    text = DCGAN.read_text(encoding="utf-8")
     for _ in range(30):
         harmed = text[: draw.randrange(len(text))]
         told = complaint(load, harmed)

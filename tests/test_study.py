@@ -102,6 +102,59 @@ def test_the_baseline_is_proposed_once_even_where_the_study_is_reopened_before(p
     assert len(plain(path).trials) == 2
 
 
+FIRST = """first:
+  - {architecture: {dcgan: {width: 5}}, loss: minimax, optimizer: {adam: {beta1: 0}}, lr_g: 3e-4, batch_size: 16}
+  - {architecture: {mlp: {hidden: 16}}, loss: hinge, optimizer: {adam: {beta1: 0.9}}, lr_g: 4e-4, batch_size: 32}
+"""
+
+
+def proposed(study, count):
+    return [study.propose().config.lr_g for _ in range(count)]
+
+
+def test_first_configurations_are_proposed_after_the_baseline_in_their_order(path, load):
+    space = load(SPACE + FIRST)
+    study = Study(path, space, FLOOR)
+    proposals = [study.propose() for _ in range(6)]
+    assert [proposal.number for proposal in proposals] == list(range(6))
+    for proposal, values in zip(proposals, space.given(), strict=False):
+        assert proposal.config.parameters().items() >= values.items()
+    assert not {proposal.config.lr_g for proposal in proposals[3:]} & {2e-4, 3e-4, 4e-4}
+
+
+def test_first_configurations_without_a_baseline_begin_the_search(path, load):
+    study = Study(path, load(SPACE[: SPACE.index("baseline:")] + FIRST), FLOOR)
+    assert proposed(study, 2) == [3e-4, 4e-4]
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_first_configurations_are_proposed_once_whenever_the_study_is_reopened(path, load, before):
+    space = load(SPACE + FIRST)
+    rates = proposed(Study(path, space, FLOOR), before)
+    rates += proposed(Study(path, space, FLOOR), 5 - before)
+    assert rates[:3] == [2e-4, 3e-4, 4e-4]
+    assert not set(rates[3:]) & set(rates[:3])
+    assert len(plain(path).trials) == 5
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_first_configurations_are_complete_although_a_kill_came_between_them(path, load, monkeypatch, written):
+    enqueue, left = optuna.Study.enqueue_trial, [written]
+
+    def killed(*anything, **more):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return enqueue(*anything, **more)
+
+    space = load(SPACE + FIRST)
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Study(path, space, FLOOR)
+    monkeypatch.undo()
+    assert proposed(Study(path, space, FLOOR), 3) == [2e-4, 3e-4, 4e-4]
+
+
 def test_proposals_count_up_and_lie_in_the_space(path, space):
     study = Study(path, space, FLOOR)
     assert study.proposed() == 0

@@ -53,6 +53,9 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     if loaded.rules:
         click.echo(f"rejected: about {_rejected(loaded):.0%} of draws at random")
     click.echo(f"baseline: {'trial 0' if loaded.baseline is not None else 'none'}")
+    if loaded.first:
+        numbers = range(len(loaded.given()))[-len(loaded.first) :]
+        click.echo(f"first: trials {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"first: trial {numbers[0]}")
     click.echo("OK. Nothing was started.")
 
 

@@ -58,8 +58,10 @@ class Study:
             frozen.number: optuna.Trial(self._study, frozen._trial_id)
             for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         }
-        if not self._study.trials and space.baseline is not None:
-            self._study.enqueue_trial(dict(space.baseline))
+        known = self._study.get_trials(deepcopy=False)
+        if all(trial.state == TrialState.WAITING for trial in known):  # a driver may be killed while it enqueues
+            for values in space.given()[len(known) :]:
+                self._study.enqueue_trial(dict(values))
 
     def open_proposals(self) -> list[Proposal]:
         """What was proposed before and not told yet, in order; the same values as the first time."""
