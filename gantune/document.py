@@ -14,6 +14,8 @@ from gantune.errors import SpecError
 
 MAX_DEPTH = 20
 MAX_VALUES = 10_000
+OPTIONAL = ("space", "rules", "baseline", "first")  # where null takes away what an extended file has
+COMPONENTS = (("objective", "features"), ("search", "scheduler"))  # besides the parameters of a space
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +81,85 @@ class Problems:
 
 
 def load(path: Path | str, overrides: Sequence[str], problems: Problems, known: Mapping[str, object]) -> Node:
-    """Read a file and lay `path=value` overrides over it. `known` names the sections a path may start with.
+    """Read a file, lay it over the one that it extends, and `path=value` overrides over both.
 
-    Raises SpecError where the file cannot be read or is not YAML: nothing more can then be said.
+    known: the sections that a path may start with. Raises SpecError where a file cannot be read or is not YAML:
+    nothing more can then be said.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read: {reason}. Nothing was started.") from error
-    root = parse(text, str(path), problems)
-    if not isinstance(root.value, dict):
-        problems.add(root.place, "expected a mapping of sections", "start with `version: 1`")
-        problems.raise_if_any()
+        text = _read(path)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: cannot be read: {_reason(error)}. Nothing was started.") from error
+    root = _extended(_parse_file(text, path, problems), Path(path), problems)
     for override in overrides:
         _override(root, override, problems, known)
     problems.raise_if_any()
     return root
+
+
+def _read(path: Path | str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "not a path"
+
+
+def _parse_file(text: str, path: Path | str, problems: Problems) -> Node:
+    root = parse(text, str(path), problems)
+    if not isinstance(root.value, dict):
+        problems.add(root.place, "expected a mapping of sections", "start with `version: 1`")
+        problems.raise_if_any()
+    return root
+
+
+def _extended(root: Node, path: Path, problems: Problems) -> Node:
+    """A file's tree laid over that of the file that it extends, and so on. A name is its own file's alone."""
+    chain, paths = [root], [path]
+    while (named := chain[-1].entries.pop("extends", None)) is not None:
+        if not isinstance(named.value, str) or not named.value:
+            problems.add(named.place, f"`extends` must name a file, got {named.got()}", "relative to this file")
+            break
+        paths.append(paths[-1].parent / named.value)
+        try:
+            text = _read(paths[-1])
+        except (OSError, ValueError) as error:
+            problems.add(named.place, f"`{named.value}` cannot be read: {_reason(error)}", "relative to this file")
+            break
+        if paths[-1].resolve() in [each.resolve() for each in paths[:-1]]:
+            circle = " -> ".join(str(each) for each in paths)
+            problems.add(named.place, f"files extend each other in a circle: {circle}", "one of them must not")
+            break
+        chain.append(_parse_file(text, paths[-1], problems))
+    problems.raise_if_any()
+    whole = chain.pop()
+    while chain:
+        whole.entries.pop("name", None)
+        whole = _laid_over(whole, chain.pop())
+    return whole
+
+
+def _laid_over(under: Node, over: Node, *keys: str) -> Node:
+    """One value laid over another: mappings merge key by key, anything else replaces. `keys` say where they stand.
+
+    Blocks of components merge where they share a name; a block of another component replaces.
+    """
+    if not isinstance(under.value, dict) or not isinstance(over.value, dict):
+        return over
+    component = keys in COMPONENTS or (len(keys) == 2 and keys[0] in OPTIONAL)
+    if component and not under.entries.keys() & over.entries.keys():
+        return over
+    merged = dict(under.entries)
+    for key, child in over.entries.items():
+        if key not in merged:
+            merged[key] = child
+        elif child.value is None and [*keys, key][0] in OPTIONAL:
+            del merged[key]
+        else:
+            merged[key] = _laid_over(merged[key], child, *keys, key)
+    return Node(merged, over.place, over.key)
 
 
 def parse(text: str, source: str, problems: Problems) -> Node:

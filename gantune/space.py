@@ -57,7 +57,7 @@ SECTIONS: dict[str, type[Any]] = {
 }
 NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
 OF_SEARCH = ("rules", "baseline", "first")  # what says how a search proceeds, and not what a trial is
-KNOWN = dict.fromkeys(["version", "name", *SECTIONS, "space", *OF_SEARCH])
+KNOWN = dict.fromkeys(["version", "extends", "name", *SECTIONS, "space", *OF_SEARCH])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +170,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     for key, child in root.entries.items():
         if key not in KNOWN:
             problems.add(child.key or child.place, f"unknown section `{key}`", did_you_mean(key, KNOWN)[2:])
+    if "extends" in root.entries:
+        problems.add(root.entries["extends"].place, "`extends` cannot be set", "write it into the file")
     version = root.entries.get("version")
     if version is None or type(version.value) is not int or version.value != 1:
         got = "nothing" if version is None else version.got()

@@ -1,3 +1,4 @@
+import json
 import random
 import re
 import signal
@@ -432,3 +433,192 @@ def test_random_override_is_laid_over_or_refused_at_the_argument(tmp_path):
         override = path + draw.choice(["=1", "={a: 1}", "=[1", "=", "", "=*x", "=\t"])
         told = refused_override_or_none(tmp_path, override)
         assert told is None or re.match(rf"--set {re.escape(path)}:1:\d+  ", told), override
+
+
+# Files that extend others
+
+
+def merged(under, over):
+    """What is asked of merging, in its shortest form."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return over
+    return {key: merged(under.get(key), over.get(key, under.get(key))) for key in {**under, **over}}
+
+
+@pytest.fixture
+def layered(tmp_path):
+    """Loads the first of some files, each laid over the next."""
+
+    def layer(*texts, overrides=()):
+        for number, text in enumerate(texts):
+            line = f"extends: {number + 1}.yaml\n" if number + 1 < len(texts) else ""
+            (tmp_path / f"{number}.yaml").write_text(line + text, encoding="utf-8")
+        return load(tmp_path / "0.yaml", overrides, Problems(), KNOWN)
+
+    return layer
+
+
+def refused_chain(path, *overrides):
+    with pytest.raises(SpecError) as caught:
+        load(path, overrides, Problems(), KNOWN)
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+@pytest.mark.parametrize(
+    ("over", "under", "merged"),
+    [
+        ("a: 1", "b: 2", {"b": 2, "a": 1}),
+        ("a: 1", "a: 2", {"a": 1}),
+        ("a: {x: 1}", "a: {y: 2, x: 3}", {"a": {"y": 2, "x": 1}}),
+        ("a: {x: {y: {z: 1}}}", "a: {x: {y: {w: 2}}}", {"a": {"x": {"y": {"w": 2, "z": 1}}}}),
+        ("a: [1]", "a: [2, 3]", {"a": [1]}),
+        ("a: 1", "a: {x: 2}", {"a": 1}),
+        ("a: {x: 2}", "a: 1", {"a": {"x": 2}}),
+        ("a: null", "a: {x: 2}", {"a": None}),
+        ("a: {x: null}", "a: {x: 2}", {"a": {"x": None}}),
+        ("rules: [1]", "rules: [2, 3]", {"rules": [1]}),
+        ("first: [{a: 1}]", "first: [{b: 2}]", {"first": [{"a": 1}]}),
+        ("rules: null", "rules: [2]", {}),
+        ("first: null", "first: [2]", {}),
+        ("baseline: null", "baseline: {lr: 1}", {}),
+        ("baseline: {lr: null}", "baseline: {lr: 1, size: 2}", {"baseline": {"size": 2}}),
+        ("space: {lr: null}", "space: {lr: 1, size: 2}", {"space": {"size": 2}}),
+        ("space: {lr: null}", "space: {size: 2}", {"space": {"size": 2, "lr": None}}),
+        (
+            "space: {loss: {choose: {gp: {weight: 1}, hinge: null, new: {}}}}",
+            "space: {loss: {choose: {hinge: {}, gp: {weight: 5, steps: 2}}}}",
+            {"space": {"loss": {"choose": {"gp": {"weight": 1, "steps": 2}, "new": {}}}}},
+        ),
+        (
+            "space: {opt: {adam: {b: 1}}}",
+            "space: {opt: {adam: {a: 2}}}",
+            {"space": {"opt": {"adam": {"a": 2, "b": 1}}}},
+        ),
+        ("space: {opt: {adam: {b: 1}}}", "space: {opt: {sgd: {a: 2}}}", {"space": {"opt": {"adam": {"b": 1}}}}),
+        ("space: {opt: {adam: {}}}", "space: {opt: {choose: {sgd: {}, adam: {}}}}", {"space": {"opt": {"adam": {}}}}),
+        ("space: {opt: sgd}", "space: {opt: {choose: {sgd: {}, adam: {}}}}", {"space": {"opt": "sgd"}}),
+        ("baseline: {opt: {adam: {}}}", "baseline: {opt: {sgd: {}}}", {"baseline": {"opt": {"adam": {}}}}),
+        (
+            "search: {scheduler: {b: {}}}",
+            "search: {seed: 1, scheduler: {a: {}}}",
+            {"search": {"seed": 1, "scheduler": {"b": {}}}},
+        ),
+        ("objective: {features: {b: {}}}", "objective: {features: {a: {}}}", {"objective": {"features": {"b": {}}}}),
+        ("name: own", "name: theirs", {"name": "own"}),
+        ("a: 1", "name: theirs", {"a": 1}),
+    ],
+)
+def test_file_is_laid_over_the_one_that_it_extends(layered, over, under, merged):
+    assert plain(layered(over, under)) == merged
+
+
+def test_file_laid_over_nothing_new_is_the_file_that_it_extends(layered):
+    text = "version: 1\nspace: {loss: {choose: {gp: {weight: 1}, hinge: {}}}, lr: 1}\nbaseline: {lr: 1}\nrules: [1]\n"
+
+    assert plain(layered("", text)) == plain(layered("# again", "", text)) == plain(read(text))
+    assert plain(layered(text, text)) == plain(read(text))
+
+
+def test_chain_is_laid_file_over_file_and_overrides_come_last(layered):
+    files = ["data: {a: 0}", "data: {a: 1, b: 1}", "data: {a: 2, b: 2, c: 2}", "data: {a: 3, b: 3, c: 3, d: 3}"]
+
+    assert plain(layered(*files)) == {"data": {"d": 3, "c": 2, "b": 1, "a": 0}}
+    assert plain(layered(*files, overrides=["data.d=9"]))["data"]["d"] == 9
+
+
+def test_chain_of_random_blocks_is_the_same_however_it_is_cut(layered):
+    draw = random.Random(0)
+
+    def block(depth):
+        if depth == 3 or (depth and draw.random() < 0.3):
+            return draw.choice([1, 2, [1]])
+        return {key: block(depth + 1) for key in draw.sample(["choose", "x", "y"], draw.randrange(1, 4))}
+
+    for _ in range(60):
+        top, middle, low = ({"data": block(0)} for _ in range(3))
+        whole = plain(layered(*[f"data: {json.dumps(each['data'])}" for each in (top, middle, low)]))
+        assert whole == merged(merged(low, middle), top)
+
+
+def test_values_stand_in_the_file_that_gives_them(layered, tmp_path):
+    root = layered("data: {a: 1}", "b: 2\ndata:\n  c: 3\n  a: 4\n")
+    data = root.entries["data"]
+
+    assert data.entries["a"].place == Place(str(tmp_path / "0.yaml"), 1, 10, 1)
+    assert data.entries["c"].place == Place(str(tmp_path / "1.yaml"), 2, 5, 1)
+    assert data.key == Place(str(tmp_path / "0.yaml"), 1, 0, 4)
+    assert root.entries["b"].key == Place(str(tmp_path / "1.yaml"), 0, 0, 1)
+
+
+def test_extended_file_is_sought_beside_the_file_that_names_it(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "top.yaml").write_text("extends: deep/mid.yaml\na: 1")
+    (tmp_path / "deep" / "mid.yaml").write_text("extends: er/low.yaml\nb: 2")
+    (tmp_path / "deep" / "er" / "low.yaml").write_text("extends: ../../last.yaml\nc: 3")
+    (tmp_path / "last.yaml").write_text("d: 4")
+    monkeypatch.chdir(tmp_path / "deep")
+
+    assert plain(load("../top.yaml", (), Problems(), KNOWN)) == {"d": 4, "c": 3, "b": 2, "a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "message"),
+    [
+        ("a: 1\nextends: absent.yaml", "absent.yaml", "`absent.yaml` cannot be read: No such file or directory"),
+        ("extends: .", ".", "cannot be read: Is a directory"),
+        (r'extends: "a\0b"', r'"a\0b"', "cannot be read: not a path"),
+        (r'extends: "\ud800"', r'"\ud800"', "cannot be read: "),
+        ("extends: " + "x" * 5000, "x" * 5000, "cannot be read: File name too long"),
+        ("extends: bytes.yaml", "bytes.yaml", "cannot be read: not UTF-8 text"),
+        ("extends: [other.yaml]", "[other.yaml]", "`extends` must name a file, got a list"),
+        ("extends: 7", "7", "`extends` must name a file, got `7`"),
+        ("extends: ''", "''", "`extends` must name a file"),
+        ("extends:", "extends", "`extends` must name a file, got nothing"),
+    ],
+)
+def test_file_that_cannot_be_extended_is_told_where_it_is_named(tmp_path, text, marked, message):
+    (tmp_path / "bytes.yaml").write_bytes(b"a: \xff")
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    error = refused_chain(path)
+
+    assert error.startswith("file.yaml:")
+    assert message in error
+    assert underlined(error) == [marked]
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "message"),
+    [
+        ("a: [1", "low.yaml:1:6", "not valid YAML"),
+        ("- a", "low.yaml:1:1", "expected a mapping of sections"),
+        ("", "low.yaml:1:1", "the file is empty"),
+        ("a: 1\na: 2", "low.yaml:2:1", "`a` is given twice"),
+    ],
+)
+def test_mistake_of_an_extended_file_is_told_in_that_file(tmp_path, content, place, message):
+    (tmp_path / "low.yaml").write_text(content)
+    path = tmp_path / "file.yaml"
+    path.write_text("extends: low.yaml\nb: 2")
+    error = refused_chain(path)
+
+    assert error.startswith(f"{place}  {message}")
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_files_that_extend_each_other_in_a_circle_are_refused(tmp_path, length):
+    for number in range(length):
+        (tmp_path / f"{number}.yaml").write_text(f"a: 1\nextends: ./{(number + 1) % length}.yaml\n")
+    with within(5):
+        error = refused_chain(tmp_path / "0.yaml")
+
+    names = [f"{number}.yaml" for number in [*range(length), 0]]
+    assert error.startswith(f"{length - 1}.yaml:2:10  files extend each other in a circle: {' -> '.join(names)}\n")
+    assert underlined(error) == ["./0.yaml"]
+
+
+def test_circle_through_a_link_is_a_circle(tmp_path):
+    (tmp_path / "file.yaml").write_text("extends: link.yaml")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "file.yaml")
+
+    assert "in a circle" in refused_chain(tmp_path / "file.yaml")

@@ -25,6 +25,14 @@ space:
   optimizer: adam
   lr_g: log 1e-5..1e-2
 """
+RULED_SMALL = (
+    SPACE
+    + """\
+  batch_size: [32, 64]
+rules:
+  - {forbid: {loss: wgan_gp, batch_size: 32}, why: too dear}
+"""
+)
 TRIAL = """\
 version: 1
 space:
@@ -396,6 +404,129 @@ def test_baseline_that_cannot_be_trained_is_refused_with_the_reason(refused):
 
     assert "the baseline cannot be trained" in error
     assert "use norm_d: layer, instance, spectral or none" in error
+
+
+# Files that extend others
+
+
+@pytest.fixture
+def over(tmp_path, load):
+    """Loads a text that extends another, which lies beside it."""
+
+    def load_over(text, under, *overrides):
+        (tmp_path / "under.yaml").write_text(under, encoding="utf-8")
+        return load(f"extends: under.yaml\n{text}", *overrides)
+
+    return load_over
+
+
+@pytest.fixture
+def refused_over(over, tmp_path):
+    def refused_text(text, under, *overrides):
+        with pytest.raises(SpecError) as caught:
+            over(text, under, *overrides)
+        return str(caught.value).replace(f"{tmp_path}/", "")
+
+    return refused_text
+
+
+def test_space_laid_over_another_is_the_space_written_out(over, load):
+    under = with_first(
+        "{loss: hinge, lr_g: 2e-4}", text=with_baseline("{loss: hinge, lr_g: 1e-4, batch_size: 32}", RULED_SMALL)
+    )
+    space = over(
+        "name: mine\n"
+        "budget: {trials: 7}\n"
+        "space:\n"
+        "  loss: {choose: {wgan_gp: {gp_weight: 5}, minimax: {}}}\n"
+        "  optimizer: {sgd: {momentum: 0.5}}\n"
+        "  batch_size: null\n"
+        "rules: null\n"
+        "baseline: {lr_g: 3e-4, batch_size: null}\n",
+        under,
+        "budget.hours=2",
+    )
+
+    assert space == load(
+        "version: 1\n"
+        "name: mine\n"
+        "budget: {trials: 7, hours: 2}\n"
+        "space:\n"
+        "  architecture: mlp\n"
+        "  loss: {choose: {hinge: {}, wgan_gp: {gp_weight: 5}, minimax: {}}}\n"
+        "  optimizer: {sgd: {momentum: 0.5}}\n"
+        "  lr_g: log 1e-5..1e-2\n"
+        "baseline: {loss: hinge, lr_g: 3e-4}\n"
+        "first: [{loss: hinge, lr_g: 2e-4}]\n"
+    )
+
+
+def test_document_of_a_space_that_extends_another_stands_alone(over, load):
+    space = over("budget: {trials: 7}\n", RULED_SMALL)
+
+    assert "extends" not in space.document()
+    assert space.rules
+    assert load(dump(space.document())) == space
+
+
+def test_space_without_a_name_is_called_as_its_own_file_and_not_as_the_one_it_extends(over):
+    assert over("", SPACE).name == "space"
+
+
+def test_one_trial_may_extend_a_space(tmp_path):
+    (tmp_path / "under.yaml").write_text(with_baseline("{loss: hinge, lr_g: 1e-4}", RULED_SMALL), encoding="utf-8")
+    text = "extends: under.yaml\nspace: {loss: hinge, lr_g: 1e-3, batch_size: 32}\n"
+    (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
+
+    assert load_trial(tmp_path / "space.yaml").lr_g == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "under", "place", "message"),
+    [
+        ("", SPACE.replace("mlp", "mpl"), "under.yaml:4:17", "did you mean `mlp`?"),
+        ("space: {lr_g: fast}", SPACE, "space.yaml:2:15", "expected a number above 0, got `fast`"),
+        ("budget: {trials: 7}", SPACE + "budget: {hours: no}\n", "under.yaml:8:17", "got `no`"),
+        ("budgt: {trials: 7}", SPACE, "space.yaml:2:1", "did you mean `budget`?"),
+        ("", SPACE + "datta: {}\n", "under.yaml:8:1", "did you mean `data`?"),
+        ("space: {loss: {choose: {hinge: {clip: 1}}}}", SPACE, "space.yaml:2:33", "unknown parameter `clip`"),
+        ("baseline: {lr_g: 1}", SPACE + "baseline: {loss: hinge}\n", "space.yaml:2:18", "is outside the space"),
+        ("space: {loss: minimax}", with_baseline("{loss: hinge, lr_g: 1e-4}"), "under.yaml:8:18", "not in the space"),
+        ("space: {optimizer: null}", SPACE, "space.yaml:2:1", "`optimizer` is missing"),
+        ("space: null", SPACE, "space.yaml:1:1", "there is no `space:` section"),
+        ("", SPACE.replace("version: 1", "version: 2"), "under.yaml:1:10", "expected `version: 1`, got `2`"),
+        ("exends: a.yaml", SPACE, "space.yaml:2:1", "did you mean `extends`?"),
+    ],
+)
+def test_mistake_is_told_in_the_file_where_it_stands(refused_over, text, under, place, message):
+    error = refused_over(f"{text}\n", under)
+
+    assert error.startswith(f"{place}  ")
+    assert message in error
+    assert error.endswith("\n1 error. Nothing was started.")
+
+
+def test_mistakes_of_both_files_and_an_override_are_told_together(refused_over):
+    error = refused_over("space: {batch_size: 1}\n", SPACE.replace("adam", "adm"), "lr_g=0")
+
+    assert re.findall(r"^(.+?):\d+:\d+  ", error, re.MULTILINE) == ["--set lr_g", "space.yaml", "under.yaml"]
+    assert underlined(error) == ["0", "1", "adm"]
+
+
+def test_override_cannot_extend(refused):
+    assert "`extends` cannot be set" in refused(SPACE, "extends=other.yaml")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damage_to_either_of_two_files_is_a_space_or_a_refusal_located_in_one_of_them(over, tmp_path, seed):
+    draw = random.Random(seed)
+    upper = "budget: {trials: 7}\nspace:\n  lr_g: log 1e-4..1e-2\n  loss: {choose: {hinge: null}}\nbaseline: null\n"
+    under = DCGAN.read_text(encoding="utf-8")
+    assert list(over(upper, under).parameters["loss"].options)[-1] == "wgan_gp"
+    for number in range(40):
+        texts = [damaged(upper, draw), under] if number % 2 else [upper, damaged(under, draw)]
+        told = complaint(lambda text, texts=texts: over(*texts), "")
+        assert told is None or re.match(rf"{tmp_path}/(space|under)\.yaml:\d+:\d+  ", told), texts
 
 
 # Further first configurations
