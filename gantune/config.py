@@ -117,11 +117,19 @@ class CollapseConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConfig:
-    """When a search ends: trials, real samples a trial, wall-clock hours, or a score that is good enough."""
+    """When a search ends: whatever of these is used up first, or a score that is good enough.
+
+    `samples` are the real samples of all trials together, `hours` those of the clock on the wall, `gpu_hours` the
+    training time of all trials times the GPUs that each occupies, `cost` is `hours` times `price_per_hour`.
+    """
 
     trials: Count = 24
     samples_per_trial: Count = 60_000
+    samples: Count | None = None
     hours: Positive | None = None
+    gpu_hours: Positive | None = None
+    cost: Positive | None = None
+    price_per_hour: Positive | None = None
     target: Positive | None = None
 
 

@@ -27,7 +27,11 @@ from gantune.writing import dump
 FORMAT = 2
 ENDED = ("finished", "pruned", "collapsed", "failed")
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
-EXTENSIBLE = {"budget": ("trials", "hours"), "resources": None, "confirm": None}
+EXTENSIBLE = {
+    "budget": ("trials", "samples", "hours", "gpu_hours", "cost", "price_per_hour"),
+    "resources": None,
+    "confirm": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

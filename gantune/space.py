@@ -248,12 +248,18 @@ def _find_files(root: Node) -> None:
 
 
 def _check_budget(root: Node, sections: Mapping[str, Any], problems: Problems) -> None:
-    budget, objective = sections["budget"], sections["objective"]
-    if budget is None or objective is None:
+    budget, objective, resources = sections["budget"], sections["objective"], sections["resources"]
+    if budget is None:
         return
-    if budget.samples_per_trial < objective.reports:
-        node = root.entries.get("budget", root).entries.get("samples_per_trial", root)
+    given = root.entries["budget"].entries if "budget" in root.entries else {}
+    if objective is not None and budget.samples_per_trial < objective.reports:
+        node = given.get("samples_per_trial", root)
         problems.add(node.place, f"{budget.samples_per_trial} samples cannot hold {objective.reports} reports")
+    if budget.cost is not None and budget.price_per_hour is None:
+        problems.add(given["cost"].place, "`budget.cost` needs a price", "add price_per_hour: what an hour costs")
+    if budget.gpu_hours is not None and resources is not None and resources.gpus_per_trial == 0:
+        fix = "resources.gpus_per_trial is 0; use hours or samples"
+        problems.add(given["gpu_hours"].place, "`budget.gpu_hours` would never be used up", fix)
 
 
 def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[str, Domain]:

@@ -210,6 +210,15 @@ def test_check_numbers_the_first_configurations(gantune):
     )
 
 
+def test_check_shows_every_budget(gantune):
+    budget = "budget={samples: 1_000_000, hours: 2, gpu_hours: 1.5, cost: 12, price_per_hour: 2.5, target: 9}"
+
+    assert (
+        "budget: 24 trials of 60,000 samples, 1,000,000 samples in all, 2 h, 1.5 GPU h, a cost of 12 at 2.5 an hour, "
+        "until a score of 9\n"
+    ) in gantune("check", DCGAN, "--set", budget)[1]
+
+
 def test_check_prints_one_json_object(gantune):
     code, out, err = gantune("check", DCGAN, "--json")
 

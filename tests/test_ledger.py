@@ -415,9 +415,99 @@ def test_the_hours_of_all_sessions_end_the_search(books, monkeypatch):
     clock.now += 1599
     assert second.out_of_budget() == ""
     clock.now += 1
-    assert second.out_of_budget() == "the time budget of 1 hours is used up"
+    assert second.out_of_budget() == "budget.hours is used up: 1 of 1"
     assert second.next() is None
     assert books.open("budget.hours=2").next() is not None
+
+
+def test_the_samples_of_all_trials_and_sessions_end_the_search(books):
+    first = books.open("budget.samples=1500")
+    first.record(first.next().number, progress(600), stopped=True)
+    first.record(first.next().number, progress(400, 12.0, "running"), stopped=False)
+    assert first.out_of_budget() == ""
+    second = books.open("budget.samples=1500")
+    number = second.next().number
+    second.record(number, progress(400, 12.0, "running"), stopped=False)
+    assert second.out_of_budget() == ""  # 1000: the repeated report is not counted twice
+    second.record(number, dead(590), stopped=True)
+    number = second.next().number
+    second.record(number, progress(310, 12.0, "running"), stopped=False)
+    assert second.out_of_budget() == "budget.samples is used up: 1,500 of 1,500"
+    assert second.next() is None
+    assert books.open("budget.samples=1500").next() is None
+    assert books.open("budget.samples=1501").next().number == number
+
+
+def test_the_gpu_hours_of_all_trials_and_sessions_end_the_search(books):
+    budget = ("budget.gpu_hours=1", "resources.gpus_per_trial=2")
+    first = books.open(*budget)
+    first.next()
+    first.next()
+    first.record(0, progress(600, seconds=700.0), stopped=True)
+    first.record(1, progress(300, 12.0, "running", seconds=900.0), stopped=False)
+    assert first.out_of_budget() == ""
+    second = books.open(*budget)
+    second.next()
+    second.record(1, progress(600, seconds=1099.0), stopped=True)
+    assert second.out_of_budget() == ""
+    second.record(second.next().number, progress(100, 12.0, "running", seconds=37.0), stopped=False)
+    assert second.out_of_budget() == "budget.gpu_hours is used up: 1.02 of 1"
+    assert second.next() is None
+    assert books.open("budget.gpu_hours=1", "resources.gpus_per_trial=1.9").next() is not None
+    assert books.open("budget.gpu_hours=1").next() is not None  # one GPU a trial where nothing is said
+
+
+def test_the_cost_of_all_sessions_ends_the_search(books, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    budget = ("budget.cost=5", "budget.price_per_hour=2.5")
+    first = books.open(*budget)
+    first.next()
+    clock.now = 7000
+    first.record(0, progress(), stopped=True)
+    second = books.open(*budget)
+    assert second.next() is not None
+    clock.now += 199
+    assert second.out_of_budget() == ""
+    clock.now += 1
+    assert second.out_of_budget() == "budget.cost is used up: 5 of 5"
+    assert second.next() is None
+    assert books.open("budget.cost=5", "budget.price_per_hour=2").next() is not None
+
+
+def test_whichever_budget_is_used_up_is_named(books):
+    every = ["budget={samples: 1000, hours: 9, gpu_hours: 9, cost: 9, price_per_hour: 1}"]
+    ledger = books.open(*every)
+    ledger.record(ledger.next().number, progress(1000, seconds=10.0), stopped=True)
+    assert ledger.out_of_budget() == "budget.samples is used up: 1,000 of 1,000"
+    every[0] = every[0].replace("samples: 1000", "samples: 1001")
+    assert books.open(*every).out_of_budget() == ""
+
+
+def test_open_trials_are_closed_with_the_budget_that_ended_them(books):
+    ledger = books.open("budget.samples=500")
+    ledger.next()
+    ledger.next()
+    ledger.record(0, progress(550, 5.0, "running"), stopped=False)
+    ledger.close(ledger.out_of_budget())
+    assert [books.rows(number)[-1].cause for number in (0, 1)] == ["budget.samples is used up: 550 of 500"] * 2
+
+
+@pytest.mark.parametrize(
+    "budget", ["samples: 900", "gpu_hours: 0.0025", "hours: 0.0125", "cost: 0.025, price_per_hour: 2"]
+)
+def test_time_left_is_guessed_from_the_pace_at_which_a_budget_is_spent(books, monkeypatch, budget):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    first = books.open("budget.trials=100")
+    first.next()
+    clock.now += 15
+    first.record(0, progress(300, seconds=3.0), stopped=True)  # by an earlier session
+    ledger = books.open("budget.trials=100", f"budget={{trials: 100, samples_per_trial: 600, {budget}}}")
+    ledger.next()
+    clock.now += 15
+    ledger.record(1, progress(300, seconds=3.0), stopped=True)
+    assert ledger.seconds_left() == pytest.approx(15)
 
 
 # The best so far

@@ -181,6 +181,7 @@ def test_more_trials_other_hours_and_other_resources_continue(runs, space):
         replace(space.budget, trials=50),
         replace(space.budget, trials=1, hours=None),
         replace(space.budget, hours=9.5),
+        replace(space.budget, samples=9000, gpu_hours=2.0, cost=3.0, price_per_hour=1.5),
     ):
         assert run.begin(replace(space, budget=budget)) is True
     assert run.begin(replace(space, resources=ResourcesConfig(cpus_per_trial=4, gpus_per_trial=0.5))) is True

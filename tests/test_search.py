@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pyarrow.dataset as ds
 import pytest
+import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -125,6 +126,30 @@ def test_a_search_finds_exports_and_samples_a_generator(space, tmp_path):
 
     other = gantune(tmp_path, "search", str(space), "--set", "data.size=16", code=1)
     assert "data.size: 8 became 16" in other.stderr
+
+
+def test_a_search_keeps_to_the_rules_first_configurations_and_budgets_of_a_space_and_its_base(space, tmp_path):
+    (tmp_path / "over.yaml").write_text(
+        "extends: tiny.yaml\n"
+        "budget: {trials: 20, samples: 7000}\n"
+        "rules: [{forbid: {loss: hinge, batch_size: 64}, why: it hurts}]\n"
+        "first: [{architecture: dcgan, loss: hinge, lr_g: 2e-3, batch_size: 32}]\n"
+    )
+    done = gantune(tmp_path, "search", "over.yaml", "--set", "collapse.enabled=false")
+    told = re.search(r"budget\.samples is used up: (\d+) of 7000", done.stderr.replace(",", ""))
+    run = Run(tmp_path / "runs" / "over")
+    trials = run.trials()
+    assert 7000 <= int(told[1]) == sum(trial.samples_seen for trial in trials)
+    assert [trial.parameters["lr_g"] for trial in trials[:2]] == [1e-3, 2e-3]
+    assert not any(trial.parameters["loss"] == "hinge" and trial.parameters["batch_size"] == 64 for trial in trials)
+    assert all(trial.state in ENDED for trial in trials)
+
+
+def test_gpu_hours_without_a_gpu_are_refused(space, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = gantune(tmp_path, "search", str(space), "--set", "budget.gpu_hours=1", code=1)
+    assert "budget.gpu_hours would never be used up, for there is no GPU" in done.stderr
 
 
 def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):

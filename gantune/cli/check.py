@@ -39,11 +39,14 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     for name, domain in searched.items():
         click.echo(f"  {name:<{width}}  {domain}")
     click.echo(f"data: {loaded.data.dataset}{size}")
-    click.echo(
-        f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples"
-        + (f", {budget.hours:g} h" if budget.hours else "")
-        + (f", until a score of {budget.target:g}" if budget.target else "")
-    )
+    limits = [
+        f", {budget.samples:,} samples in all" if budget.samples else "",
+        f", {budget.hours:g} h" if budget.hours else "",
+        f", {budget.gpu_hours:g} GPU h" if budget.gpu_hours else "",
+        f", a cost of {budget.cost:g} at {budget.price_per_hour:g} an hour" if budget.cost else "",
+        f", until a score of {budget.target:g}" if budget.target else "",
+    ]
+    click.echo(f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples{''.join(limits)}")
     click.echo(f"early stops: {_early_stops(loaded)}")
     confirm = loaded.confirm
     if confirm.top:

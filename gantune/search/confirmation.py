@@ -19,7 +19,7 @@ class Confirmation(Books):
 
     def __init__(self, run: Run, space: SearchSpace) -> None:
         rows = run.results.rows()
-        super().__init__(run, space.budget, rows)
+        super().__init__(run, space, rows)
         survivors = [trial for trial in run.trials() if trial.survived]
         finalists = sorted(survivors, key=lambda trial: (trial.best_score, trial.number))[: space.confirm.top]
         self._runs = [(trial.number, seed + 1) for seed in range(space.confirm.seeds) for trial in finalists]
@@ -66,7 +66,7 @@ class Confirmation(Books):
 
     def _note(self, number: int, state: str, progress: Progress, cause: str) -> Row | None:
         row = self._row(number, state, progress, cause)
-        self._run.results.append(row)
+        self._write(row)
         self._known.add((row.trial, row.repeat, row.samples_seen))
         if row.best_score is not None and (self.best is None or row.best_score < self.best.score):
             self.best = Best(trial=row.trial, score=row.best_score)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gantune.config import BudgetConfig
 from gantune.errors import RunError
 from gantune.results import Row
 from gantune.run import ENDED, Run
@@ -34,11 +33,16 @@ class Best:
 class Books:
     """What the driver notes while trials train, be it a search or the confirmation of its finalists."""
 
-    def __init__(self, run: Run, budget: BudgetConfig, rows: Sequence[Row]) -> None:
+    def __init__(self, run: Run, space: SearchSpace, rows: Sequence[Row]) -> None:
         self._run = run
-        self._hours = budget.hours
+        self._budget = space.budget
+        self._gpus = 1.0 if space.resources.gpus_per_trial is None else space.resources.gpus_per_trial
         self._started = time.monotonic()
         self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
+        self._trained: dict[tuple[int, int], tuple[int, float]] = {}  # samples and seconds, by trial and repeat
+        for row in rows:
+            self._count(row)
+        self._spent_before = {name: spent for name, spent, _ in self._limits()}
         self._failures: list[str] = []
         self._proposals: dict[int, Proposal] = {}
         self.ended: Counter[str] = Counter()
@@ -85,23 +89,39 @@ class Books:
 
     def out_of_budget(self) -> str:
         """Why nothing more is to be spent, or nothing."""
-        if self._hours is not None and self.seconds() >= self._hours * 3600:
-            return f"the time budget of {self._hours:g} hours is used up"
+        for name, spent, limit in self._limits():
+            if spent >= limit:
+                return f"budget.{name} is used up: {_amount(spent)} of {_amount(limit)}"
         return ""
+
+    def _limits(self) -> list[tuple[str, float, float]]:
+        """Every budget that is set: its name, what all sessions have spent of it, and all of it."""
+        budget, hours = self._budget, self.seconds() / 3600
+        samples = sum(samples for samples, _ in self._trained.values())
+        # GPUs are not in the rows: earlier sessions count at this session's share of them
+        gpu_hours = sum(seconds for _, seconds in self._trained.values()) * self._gpus / 3600
+        limits = [
+            ("samples", samples, budget.samples),
+            ("hours", hours, budget.hours),
+            ("gpu_hours", gpu_hours, budget.gpu_hours),
+            ("cost", hours * (budget.price_per_hour or 0.0), budget.cost),
+        ]
+        return [(name, spent, limit) for name, spent, limit in limits if limit is not None]
 
     def seconds(self) -> float:
         """The run's own clock: seconds of search over all sessions."""
         return self._seconds_before + time.monotonic() - self._started
 
     def seconds_left(self) -> float | None:
-        """A guess from this session's pace, and the time budget."""
-        guesses = []
-        if self.ended_here:
-            pace = (time.monotonic() - self._started) / self.ended_here
-            guesses.append(pace * (self.asked - sum(self.ended.values())))
-        if self._hours is not None:
-            guesses.append(self._hours * 3600 - self.seconds())
-        return max(0.0, min(guesses)) if self.ended_here else None
+        """A guess from the pace at which this session ends trials and spends budgets."""
+        if not self.ended_here:
+            return None
+        elapsed = time.monotonic() - self._started
+        guesses = [elapsed / self.ended_here * (self.asked - sum(self.ended.values()))]
+        for name, spent, limit in self._limits():
+            if spent > self._spent_before[name]:
+                guesses.append(elapsed / (spent - self._spent_before[name]) * (limit - spent))
+        return max(0.0, min(guesses))
 
     def _issue(self, proposal: Proposal) -> Proposal:
         """Write a trial's configuration where its worker finds it."""
@@ -113,6 +133,15 @@ class Books:
             raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing is lost") from error
         self._proposals[proposal.number] = proposal
         return proposal
+
+    def _write(self, row: Row) -> None:
+        """Add a row to the results, and what it tells of spending to the books."""
+        self._run.results.append(row)
+        self._count(row)
+
+    def _count(self, row: Row) -> None:
+        samples, seconds = self._trained.get((row.trial, row.repeat), (0, 0.0))
+        self._trained[row.trial, row.repeat] = max(samples, row.samples_seen), max(seconds, row.trial_seconds)
 
     def _close(self, number: int, state: str) -> None:
         """An open proposal has ended."""
@@ -146,9 +175,8 @@ class Ledger(Books):
 
     def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
         every = run.results.rows()
-        super().__init__(run, space.budget, every)
+        super().__init__(run, space, every)
         self._study = study
-        self._budget = space.budget
         self._constraints = space.objective.constraints
         rows = [row for row in every if not row.repeat]
         self._last = {row.trial: row for row in rows}
@@ -238,7 +266,7 @@ class Ledger(Books):
         return row
 
     def _append(self, row: Row) -> None:
-        self._run.results.append(row)
+        self._write(row)
         self.rows.append(row)
         self._last[row.trial] = row
         self._known.add((row.trial, row.samples_seen))
@@ -290,3 +318,7 @@ class Ledger(Books):
         if target is not None and self.best is not None and self.best.score <= target:
             return f"the target of {target:g} was reached by #{self.best.trial}"
         return super().out_of_budget()
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -206,6 +206,10 @@ def _fit(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, 
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     _check_room(resources.cpus_per_trial, gpus)
+    if not gpus and space.budget.gpu_hours is not None:
+        raise RunError(
+            "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
+        )
     shell = tune.with_resources(GanTrainable, {"cpu": resources.cpus_per_trial, "gpu": gpus})
     scratch = run.folder / "ray"
     tuner = tune.Tuner(
