@@ -15,7 +15,7 @@ from gantune.errors import SpecError
 MAX_DEPTH = 20
 MAX_VALUES = 10_000
 OPTIONAL = ("space", "rules", "baseline", "first")  # where null takes away what an extended file has
-COMPONENTS = (("objective", "features"), ("search", "scheduler"))  # besides the parameters of a space
+COMPONENT_PLACES = (("objective", "features"), ("search", "scheduler"))  # besides the parameters of a space
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _laid_over(under: Node, over: Node, *keys: str) -> Node:
     """
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
-    component = keys in COMPONENTS or (len(keys) == 2 and keys[0] in OPTIONAL)
+    component = keys in COMPONENT_PLACES or (len(keys) == 2 and keys[0] in OPTIONAL)
     if component and not under.entries.keys() & over.entries.keys():
         return over
     merged = dict(under.entries)

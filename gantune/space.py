@@ -1,7 +1,9 @@
 """The search-space language: a YAML file becomes a SearchSpace, and a SearchSpace draws TrialConfigs.
 
 A scalar is a constant, a list a choice, `lo..hi` a range (with `log` and/or `int` before it), and `choose:` maps
-each option to a block of its own, so that a parameter exists only inside the branch that uses it.
+each option to a block of its own, so that a parameter exists only inside the branch that uses it. `rules:` forbid
+combinations, `baseline:` and `first:` give configurations to try before any is drawn, `extends:` names a file that this
+one is laid over.
 """
 
 import os

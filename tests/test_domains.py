@@ -14,6 +14,7 @@ from gantune.domains import (
     Uniform,
     contains,
     draw_value,
+    overlap,
     read_branch,
     read_domain,
     read_parameters,
@@ -353,6 +354,24 @@ def test_missing_option_without_a_default_is_asked_for():
 def test_domain_contains_its_values_and_no_others(domain, inside, outside):
     assert all(contains(domain, value) for value in inside)
     assert not any(contains(domain, value) for value in outside)
+
+
+def test_range_overlaps_what_shares_a_value_with_it():
+    draw = random.Random(0)
+    values = [number / 2 for number in range(13)]  # whole numbers and halves show every case of ends below
+    seen = set()
+    for _ in range(400):
+        ranges = []
+        for _ in range(2):
+            integer = draw.random() < 0.5
+            low, high = sorted(draw.sample(values[::2] if integer else values, 2))
+            ranges.append(Uniform(low=low, high=high, log=False, integer=integer))
+        one = ranges[0]
+        other = draw.choice([ranges[1], Choice(tuple(draw.sample(values, 2))), Constant(draw.choice(values))])
+        shared = any(contains(one, value) and contains(other, value) for value in values)
+        seen.add((type(other), shared))
+        assert overlap(one, other) == shared, (one, other)
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize(
