@@ -13,6 +13,7 @@ VERBS = {
     "search": "Search a space for the best GAN; the same command continues.",
     "best": "Show a run's best trial, and export its generator.",
     "show": "List components, their options and what does not go together.",
+    "schema": "Print the language as JSON Schema, for editors.",
     "check": "Say what a search would run, and start nothing.",
     "train": "Train one configuration, with no search.",
     "sample": "Draw pictures from a checkpoint or an export.",
