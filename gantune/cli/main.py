@@ -10,6 +10,7 @@ from gantune import __version__
 from gantune.errors import GantuneError
 
 VERBS = {
+    "init": "Write a first search space for your own data.",
     "search": "Search a space for the best GAN; the same command continues.",
     "best": "Show a run's best trial, and export its generator.",
     "show": "List components, their options and what does not go together.",

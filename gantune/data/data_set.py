@@ -30,8 +30,10 @@ from gantune.data.parquet import parquet
 from gantune.data.source import Source
 from gantune.errors import DataError
 from gantune.models.networks import Shape, shape_of
+from gantune.plugins import did_you_mean
 
 FORMAT = 1
+LEAST = 64  # pictures
 GREY = frozenset(["1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"])  # Pillow's modes
 RESIDENT_SHARE = 0.25  # of the device's free memory that the pictures may take
 ASSUMED_FREE_BYTES = 4 * 2**30  # where the system does not tell
@@ -96,11 +98,9 @@ def open_data(config: DataConfig, report: Report = lambda text: None) -> DataSet
 
     Raises DataError where they are missing, unreadable, too few, or of a size that `data.size` must settle.
     """
-    source = _open_source(config)
+    source = open_source(config)
     if isinstance(source, DataSet):
         return source
-    if source.count < 64:
-        raise DataError(f"{config.dataset}: has {source.count} images; at least 64 are needed")
     wish = f"{FORMAT}\0{source.identity}\0{config.size}\0{config.channels}"
     key = hashlib.sha256(wish.encode()).hexdigest()[:16]
     folder = cache_directory() / "images" / key
@@ -124,7 +124,18 @@ def open_data(config: DataConfig, report: Report = lambda text: None) -> DataSet
         raise DataError(f"{folder}: the decoded copy is damaged: {error}; remove it, and it is made again") from error
 
 
-def _open_source(config: DataConfig) -> Source | DataSet:
+def open_source(config: DataConfig) -> Source | DataSet:
+    """The pictures a configuration names, still undecoded, or points.
+
+    Raises DataError where they are missing, unreadable or too few.
+    """
+    source = _named(config)
+    if isinstance(source, Source) and source.count < LEAST:
+        raise DataError(f"{config.dataset}: has {source.count} images; at least {LEAST} are needed")
+    return source
+
+
+def _named(config: DataConfig) -> Source | DataSet:
     if config.dataset in plugins.names("dataset") or ":" in config.dataset:
         source: Source | DataSet = plugins.resolve("dataset", config.dataset)(config)
         return source
@@ -134,7 +145,8 @@ def _open_source(config: DataConfig) -> Source | DataSet:
         return parquet(shards, config) if shards else image_folder(path)
     if path.is_file():
         return parquet([path], config)
-    raise DataError(f"{path}: no such file or folder; set data.dataset")
+    hint = did_you_mean(config.dataset, plugins.names("dataset"))
+    raise DataError(f"{path}: no such file or folder{hint}; set data.dataset")
 
 
 def _decode(source: Source, config: DataConfig, folder: Path, report: Report) -> None:

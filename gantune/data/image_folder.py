@@ -24,13 +24,20 @@ def image_folder(folder: Path) -> Source:
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
 
-    def examples() -> Iterator[Example]:
+    def opened(*, decoded: bool) -> Iterator[Example]:
         for path, top in zip(files, tops, strict=True):
             try:
                 with Image.open(path) as picture:
-                    picture.load()
+                    if decoded:
+                        picture.load()
                     yield picture, class_names.index(top) if class_names else None
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise DataError(f"{path}: cannot be read as an image: {error}; mend or remove it") from error
 
-    return Source(identity=digest.hexdigest(), count=len(files), class_names=class_names, examples=examples())
+    return Source(
+        identity=digest.hexdigest(),
+        count=len(files),
+        class_names=class_names,
+        examples=opened(decoded=True),
+        headers=opened(decoded=False),
+    )

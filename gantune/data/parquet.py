@@ -26,14 +26,16 @@ def parquet(files: list[Path], config: DataConfig) -> Source:
     schema: pa.Schema | None = None
     for path in files:
         try:
-            with pq.ParquetFile(path) as opened:
-                count += opened.metadata.num_rows
-                _check_image_column(path, opened.schema_arrow, config.image_column)
-                schema = schema or opened.schema_arrow
-                if _labelled(schema, config) != _labelled(opened.schema_arrow, config):
+            with pq.ParquetFile(path) as shard:
+                count += shard.metadata.num_rows
+                _check_image_column(path, shard.schema_arrow, config.image_column)
+                schema = schema or shard.schema_arrow
+                if _labelled(schema, config) != _labelled(shard.schema_arrow, config):
                     raise DataError(f"{path}: its labels are not of the kind that {files[0].name} has; make them alike")
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
+            raise DataError(
+                f"{path}: cannot be read as Parquet: {error}; data are a folder of images or Parquet"
+            ) from error
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     assert schema is not None
@@ -42,29 +44,47 @@ def parquet(files: list[Path], config: DataConfig) -> Source:
     labelled = _labelled(schema, config)
     columns = [config.image_column] + [config.label_column] * labelled
 
-    def examples() -> Iterator[Example]:
+    def opened(*, decoded: bool) -> Iterator[Example]:
         for path in files:
             try:
-                yield from _examples(path, columns)
+                yield from _examples(path, columns, decoded)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
 
     names = _class_names(schema, config.label_column) if labelled else ()
-    return Source(identity=digest.hexdigest(), count=count, class_names=names, examples=examples())
+    return Source(
+        identity=digest.hexdigest(),
+        count=count,
+        class_names=names,
+        examples=opened(decoded=True),
+        headers=opened(decoded=False),
+    )
+
+
+def guess_columns(path: Path) -> tuple[str, str]:
+    """The columns of pictures and of labels: `image` and `label`, or the only ones that could be."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return "image", "label"  # its reader says what is wrong
+    images = [field.name for field in schema if _holds_images(field.type)]
+    numbers = [field.name for field in schema if pa.types.is_integer(field.type) and "label" in field.name]
+    image = images[0] if len(images) == 1 else "image"
+    return image, numbers[0] if len(numbers) == 1 else "label"
 
 
 def _labelled(schema: pa.Schema, config: DataConfig) -> bool:
     return config.label_column in schema.names and pa.types.is_integer(schema.field(config.label_column).type)
 
 
-def _examples(path: Path, columns: list[str]) -> Iterator[Example]:
+def _examples(path: Path, columns: list[str], decoded: bool) -> Iterator[Example]:
     row = 0
     with pq.ParquetFile(path) as opened:
         for batch in opened.iter_batches(batch_size=1024, columns=columns):
             cells = batch.column(columns[0]).to_pylist()
             labels = batch.column(columns[1]).to_pylist() if len(columns) > 1 else [None] * len(cells)
             for cell, label in zip(cells, labels, strict=True):
-                yield _decode(path, row, cell), label
+                yield _open(path, row, cell, decoded), label
                 row += 1
 
 
@@ -73,12 +93,16 @@ def _check_image_column(path: Path, schema: pa.Schema, column: str) -> None:
         hint = did_you_mean(column, schema.names)
         raise DataError(f"{path}: has no column `{column}`{hint}; set data.image_column")
     kind = schema.field(column).type
-    plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if not plain and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+    if not _holds_images(kind):
         raise DataError(f"{path}: column `{column}` is {kind}; expected struct{{bytes, path}} or binary")
 
 
-def _decode(path: Path, row: int, cell: object) -> Image.Image:
+def _holds_images(kind: pa.DataType) -> bool:
+    plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(plain or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0))
+
+
+def _open(path: Path, row: int, cell: object, decoded: bool) -> Image.Image:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     place = cell.get("path") if isinstance(cell, dict) else None
     try:
@@ -87,7 +111,8 @@ def _decode(path: Path, row: int, cell: object) -> Image.Image:
         if not isinstance(content, bytes):
             raise ValueError("it is empty")
         picture = Image.open(io.BytesIO(content))
-        picture.load()
+        if decoded:
+            picture.load()
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: the image in row {row} cannot be read: {error}; mend or remove the row") from error
     return picture

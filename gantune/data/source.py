@@ -12,10 +12,12 @@ Example = tuple[Image.Image, int | None]
 class Source:
     """Pictures to be decoded once. `examples` yields `count` pictures with their label, or None without labels.
 
-    `identity` changes whenever the pictures do; it names the decoded copy in the cache.
+    `identity` changes whenever the pictures do; it names the decoded copy in the cache. `headers` yields the same,
+    opened but not decoded, where that is cheaper.
     """
 
     identity: str
     count: int
     class_names: tuple[str, ...]
     examples: Iterator[Example]
+    headers: Iterator[Example] | None = None

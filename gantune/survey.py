@@ -1,0 +1,102 @@
+"""What somebody's data and machine are like, before anything is decoded or trained."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gantune.config import DataConfig
+from gantune.data.cache import cache_directory
+from gantune.data.data_set import GREY, open_source
+from gantune.data.parquet import guess_columns
+from gantune.data.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """Pictures of any sizes. `sizes`: width and height of each, in the order of the shorter side; `grey`: how many."""
+
+    sizes: tuple[tuple[int, int], ...]
+    grey: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.sizes)
+
+    @property
+    def side(self) -> int:
+        """The shorter side of the median picture."""
+        return min(self.sizes[self.count // 2])
+
+    @property
+    def square(self) -> bool:
+        """Whether all are squares of one size."""
+        return self.sizes[0][0] == self.sizes[0][1] and len(set(self.sizes)) == 1
+
+    def __str__(self) -> str:
+        colour = "RGB" if not self.grey else "grey" if self.grey == self.count else f"RGB ({self.grey:,} of them grey)"
+        smallest, median, largest = ("x".join(map(str, self.sizes[at])) for at in (0, self.count // 2, -1))
+        if smallest == largest:
+            return f"{self.count:,} {colour} pictures of {median}"
+        return f"{self.count:,} {colour} pictures: smallest {smallest}, median {median}, largest {largest}"
+
+
+def survey(dataset: str) -> tuple[DataConfig, Survey | None]:
+    """Where the pictures are, and what they are like, told from their headers where they have any; None for points.
+
+    Raises DataError where they are missing, unreadable or too few.
+    """
+    config = _columns(dataset)
+    source = open_source(config)
+    if not isinstance(source, Source):
+        channels, *sides = source.shape.dims
+        sizes = [(sides[0], sides[1])] * len(source.examples) if sides else []
+        return config, Survey(sizes=tuple(sizes), grey=len(sizes) * (channels == 1)) if sizes else None
+    sizes, grey = [], 0
+    for picture, _ in source.headers or source.examples:
+        sizes.append(picture.size)
+        grey += picture.mode in GREY
+    return config, Survey(sizes=tuple(sorted(sizes, key=lambda size: (min(size), size))), grey=grey)
+
+
+def _columns(dataset: str) -> DataConfig:
+    """The data by name, with the columns that hold pictures and labels where they are Parquet."""
+    path = Path(dataset)
+    shard = path if path.is_file() else next(path.rglob("*.parquet"), None) if path.is_dir() else None
+    if shard is None:
+        return DataConfig(dataset=dataset)
+    image, label = guess_columns(shard)
+    return DataConfig(dataset=dataset, image_column=image, label_column=label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What trials may use. `gpu` names the first one; `free`: bytes left on the disk of the cache."""
+
+    cpus: int
+    gpus: int = 0
+    gpu: str = ""
+    free: int
+
+    @property
+    def parallel(self) -> int:
+        """How many trials run at once, with a GPU or a CPU core each."""
+        return self.gpus or self.cpus
+
+    def __str__(self) -> str:
+        gpus = f"{self.gpus} x {self.gpu}" if self.gpus else "no GPU"
+        return f"{self.cpus} CPU core{'s' * (self.cpus > 1)}, {gpus}"
+
+
+def look_at_machine() -> Machine:
+    """This machine."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    folder = cache_directory().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    gpus = torch.cuda.device_count()
+    gpu = torch.cuda.get_device_name(0) if gpus else ""
+    return Machine(cpus=cpus, gpus=gpus, gpu=gpu, free=shutil.disk_usage(folder).free)
