@@ -258,8 +258,9 @@ def _said(budget: Budget, pace: Pace, machine: Machine, hours: float) -> tuple[s
     disk = budget.trials * pace.checkpoint * 1.3  # `best` beside `latest`
     return (
         f"budget: {budget.trials} trials of {budget.samples:,} samples, {machine.parallel} at once: {expected}",
-        f"measured: {1 / pace.sample:,.0f} samples a second and {pace.report:.2g} s a report, the mean of {TIMED} "
-        f"configurations stepped for {TIMED_SECONDS:g} s each; of all samples ASHA trains about {share_trained():.0%}",
+        f"measured: {1 / pace.sample:,.0f} samples a second and {pace.report:.2g} s a report, the mean of the "
+        f"slower half of {TIMED} configurations, {TIMED_SECONDS:g} s each, beside whatever runs here now; "
+        f"ASHA is taken to train {share_trained():.0%} of all samples",
         f"disk: {machine.free / 1e9:.3g} GB are free; checkpoints in runs/ take up to {disk / 1e9:.2g} GB",
     )
 
