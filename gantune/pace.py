@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from gantune.compatibility import conflict
 from gantune.config import Asha, TrialConfig
 from gantune.data.data_set import BatchSource, DataSet
 from gantune.domains import FixedDraw, RandomDraw
@@ -77,7 +76,7 @@ def measure_pace(space: SearchSpace, images: DataSet, reference: Reference, devi
     """
     draws = (space.draw(RandomDraw(seed), seed=seed) for seed in itertools.count())
     configs = [space.draw(FixedDraw(space.baseline or {}), seed=0)]
-    configs += itertools.islice((config for config in draws if conflict(config) is None), TIMED - 1)
+    configs += itertools.islice((config for config in draws if space.conflict(config) is None), TIMED - 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -32,6 +32,7 @@ KINDS = [kind for kind in plugins.BUILTIN if kind != "dataset"]  # a data set is
 def schema() -> Schema:
     """The schema of a space file."""
     declared = plugins.options(TrialConfig)
+    needed = [key for key in (*COMPONENTS, *VALUES) if declared[key].required]
     parts: Schema = {key: {} for key in KNOWN}  # what is known by name alone may hold anything
     parts |= {key: _section(section) for key, section in SECTIONS.items()}
     parts["version"] = {"const": 1, "description": "The version of the language."}
@@ -43,16 +44,26 @@ def schema() -> Schema:
     parts["data"]["properties"]["dataset"]["examples"] = plugins.names("dataset")
     parts["space"] = _parameters(declared, fixed=False) | {
         "description": "What is searched: a scalar is a constant, a list a choice, `lo..hi` a range.",
-        "required": [key for key in (*COMPONENTS, *VALUES) if declared[key].required],
     }
-    parts["baseline"] = _parameters(declared, fixed=True) | {
+    for each in parts["space"]["properties"], (fixed := _parameters(declared, fixed=True))["properties"]:
+        each.update({key: _droppable(part) for key, part in each.items()})
+    parts["baseline"] = fixed | {
         "description": "Trial 0: one value for every open parameter of the branches that it takes.",
         "type": ["object", "null"],
     }
+    parts["first"] = {
+        "description": "Configurations that are tried after the baseline and before any that is drawn.",
+        **_list(fixed),
+    }
+    rule = {**_block({"forbid": {"type": "object"}, "why": {"type": "string"}}), "required": ["forbid", "why"]}
+    parts["rules"] = {"description": "Combinations that are not to be drawn, each with its reason.", **_list(rule)}
     definitions: Schema = {"range": _text(RANGE.pattern)}
     for kind in KINDS:
         definitions |= _definitions(kind, fixed=False) | _definitions(kind, fixed=True)
-    whole = {"$schema": DIALECT, "title": "gantune search space", **_block(parts), "required": ["version", "space"]}
+    parts["extends"] = {"type": "string", "description": "A space file that this one is laid over."}
+    alone = {"required": ["version", "space"], "properties": {"space": {"required": needed}}}
+    whole = {"$schema": DIALECT, "title": "gantune search space", **_block(parts)}
+    whole |= {"if": {"not": {"required": ["extends"]}}, "then": alone}
     return {**whole, "$defs": definitions}
 
 
@@ -67,6 +78,16 @@ def _reference(definition: str) -> Schema:
 
 def _block(properties: Mapping[str, Schema]) -> Schema:
     return {"type": "object", "properties": dict(properties), "additionalProperties": False}
+
+
+def _droppable(part: Schema) -> Schema:
+    """A part, or null, which takes away what an extended file has."""
+    told = {key: part[key] for key in ("description", "default", "examples") if key in part}
+    return {**told, "anyOf": [part, {"type": "null"}]}
+
+
+def _list(of: Schema) -> Schema:
+    return {"type": ["array", "null"], "items": of}
 
 
 def _parameters(declared: Mapping[str, Option], *, fixed: bool) -> Schema:

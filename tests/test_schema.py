@@ -225,6 +225,19 @@ def test_every_section_component_and_option_is_in_the_schema():
             assert list(block) == list(plugins.options(plugins.resolve(kind, name)))
 
 
+RULE = {"forbid": {"loss": "hinge", "lr_g": "1e-3..1e-2"}, "why": "it swings"}
+
+
+def test_rules_first_configurations_and_extending_files_are_known(validator):
+    tree = values(SPACE)
+    given = {"loss": "hinge", "lr_g": 1e-3}
+    assert validator.is_valid({**tree, "rules": [RULE], "first": [given, given]})
+    assert validator.is_valid({"extends": "other.yaml", "space": {"penalty": None, "lr_g": 1e-3}, "rules": None})
+    for wrong in ({"rules": RULE}, {"rules": [{"forbid": {}}]}, {"first": given}, {"first": [{"lr_g": [1e-3, 1e-2]}]}):
+        assert not validator.is_valid({**tree, **wrong})
+    assert not validator.is_valid({"space": {"lr_g": 1e-3}, "version": 1})
+
+
 def test_a_word_that_only_the_reader_knows_may_hold_anything(monkeypatch, validator):
     monkeypatch.setitem(space.KNOWN, "later", None)
     tree = {**values(SPACE), "later": [{"a": 1}]}
