@@ -1,6 +1,6 @@
 """What a search finds for its compute, replayed on full learning curves of GANs.
 
-    python benchmarks/search.py --processes 2                             # tables for RESULTS.md
+    python benchmarks/search.py --processes 2       # tables for RESULTS.md; some 25 minutes on two cores
     python benchmarks/search.py --family "mlp 8x8 digits" --workers 4 --seeds 3
 
 Every contestant (contestants.py) proposes configurations of a family's space, is told the reports of the nearest
@@ -11,6 +11,7 @@ trial ends with the best score recorded, for nothing better can be found.
 
 import argparse
 import functools
+import itertools
 import logging
 import math
 import multiprocessing
@@ -30,6 +31,9 @@ from simulation import Search, Table, simulate
 
 MOMENTS = (0.25, 0.5, 1.0)  # shares of the compute after which regret is told
 NEAR = 0.05  # of the best recorded score, within which a search has found it
+MANY = 64  # workers, beyond which a search is slow to simulate, and one seed differs little from another
+FEWEST = 5  # seeds all the same
+ALL = "All families"
 MEMORY = Path("/dev/shm")
 
 
@@ -129,8 +133,7 @@ def run(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, dict[str, Se
         for done, (job, found, seconds) in enumerate(pool.imap_unordered(compete, jobs), 1):
             cost = {name: cost[name] + seconds[name] for name in cost}
             took = time.monotonic() - began
-            left = took / done * (len(jobs) - done)
-            print(f"\r{done} of {len(jobs)}, {took:.0f} s, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {len(jobs)}, {took:.0f} s ", end="", file=sys.stderr, flush=True)
             yield job, found
     told = ", ".join(f"{name} {seconds / len(jobs):.2f}" for name, seconds in cost.items())
     print(f"\nseconds of CPU time a search: {told}", file=sys.stderr)
@@ -141,28 +144,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--workers", type=int, nargs="+", default=[4, 16, 64, 256])
-    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=30, help=f"fewer in proportion beyond {MANY} workers")
     parser.add_argument("--budget", type=float, default=32, help="full runs; never fewer than workers")
     parser.add_argument("--processes", type=int, default=1)
     chosen = parser.parse_args()
-    families = [family for family in chosen.family or FAMILIES if any(c.family == family for c in load_curves())]
+    curves = load_curves()
+    families = [family for family in chosen.family or FAMILIES if any(curve.family == family for curve in curves)]
     jobs = [
         Job(family, workers, max(chosen.budget, workers), seed)
-        for workers in chosen.workers
-        for seed in range(chosen.seeds)
+        for workers in sorted(set(chosen.workers), reverse=True)  # the longest first
+        for seed in range(seeds_for(workers, chosen.seeds))
         for family in families
     ]
     searches = dict(run(jobs, chosen.processes))
-    for workers in chosen.workers:
-        parts = {family: [job for job in jobs if (job.family, job.workers) == (family, workers)] for family in families}
-        parts |= {"All families": [job for job in jobs if job.workers == workers]} if len(families) > 1 else {}
-        for part, members in parts.items():
-            title = f"{part}: {workers} workers, {members[0].budget:g} full runs, {chosen.seeds} seeds"
-            played = {
-                name: [Outcome(searches[job][name], job.budget, table(job.family).best) for job in members]
-                for name in CONTESTANTS
-            }
-            tell(title, played)
+    for family in families:
+        scores = [curve.best for curve in curves if curve.family == family]
+        near = sum(score <= (1 + NEAR) * min(scores) for score in scores)
+        print(f"{family}: {len(scores)} recorded runs, {near} within {NEAR:.0%} of the best")
+    for workers, part in itertools.product(chosen.workers, [*families, ALL] if len(families) > 1 else families):
+        members = [job for job in jobs if job.workers == workers and part in (job.family, ALL)]
+        title = f"{part}: {workers} workers, {members[0].budget:g} full runs, {len(members)} searches each"
+        played = {
+            name: [Outcome(searches[job][name], job.budget, table(job.family).best) for job in members]
+            for name in CONTESTANTS
+        }
+        tell(title, played)
+
+
+def seeds_for(workers: int, seeds: int) -> int:
+    """How many seeds a search by this many workers is given."""
+    return seeds if workers <= MANY else min(seeds, max(FEWEST, seeds * MANY // workers))
 
 
 if __name__ == "__main__":

@@ -268,3 +268,26 @@ def test_compute_is_compared_where_the_median_regret_is_first_the_shipped_ones_l
     assert bench.share_of_shipped(shipped, shipped) == 1
     assert bench.share_of_shipped([outcome((2.0, 3.0))], shipped) == pytest.approx(0.25)
     assert bench.share_of_shipped([outcome((2.0, 5.0))], shipped) == math.inf
+
+
+def test_a_table_tells_regret_over_compute_and_who_got_near(capsys):
+    shipped = [outcome((1.0, 8.0), (8.0, 4.0))] * 3
+    bench.tell("tiny", {contestants.SHIPPED: shipped, "other": [outcome((2.0, 3.0), (5.0, 2.0))] * 3})
+    *_, first, second = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in second.strip("|").split("|")]
+    assert cells == [
+        "other",
+        "0.50 (0.50..0.50)",
+        "0.00 (0.00..0.00)",
+        "0.00 (0.00..0.00)",
+        "0.50",
+        "100%",
+        "1",
+        "0.25",
+    ]
+    assert [cell.strip() for cell in first.strip("|").split("|")][4:6] == ["-", "0%"]
+
+
+def test_many_workers_get_fewer_seeds_but_some():
+    assert [bench.seeds_for(workers, 30) for workers in (4, 64, 256, 4096)] == [30, 30, 7, 5]
+    assert bench.seeds_for(256, 2) == 2
