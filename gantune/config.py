@@ -164,9 +164,9 @@ SCHEDULERS: dict[str, type[Asha] | type[NoScheduler]] = {"asha": Asha, "none": N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
-    """How configurations are proposed and early stops decided."""
+    """How configurations are proposed and early stops decided. `auto` picks a sampler by the space and the budget."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "random", "grid", "auto"] = "tpe"
     scheduler: Scheduler = field(default_factory=Asha)
     seed: Annotated[int, Bounds(low=0, high=2**62)] = 0
 

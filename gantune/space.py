@@ -36,6 +36,7 @@ from gantune.domains import (
     Domain,
     Draw,
     FixedDraw,
+    Uniform,
     contains,
     draw_value,
     read_branch,
@@ -189,6 +190,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     before = len(problems.found)
     if "space" in root.entries:
         parameters = _read_space(root.entries["space"], problems)
+        if sections["search"] is not None and sections["search"].sampler == "grid":
+            _check_grid(root.entries["space"], parameters, problems)
     else:
         problems.add(root.place, "there is no `space:` section", "it says what is searched")
     sound = len(problems.found) == before
@@ -291,6 +294,22 @@ def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[s
         if whole and key not in node.entries and not numbers[key].required:
             found[key] = Constant(numbers[key].default)
     return found
+
+
+def _check_grid(node: Node, parameters: Mapping[str, Domain], problems: Problems) -> None:
+    """A grid visits every combination, so no range may be without steps."""
+    for name, domain in parameters.items():
+        child = node.entries.get(name, node)
+        if isinstance(domain, Branch):
+            blocks = child.entries.get("choose", child).entries
+            for option, inner in domain.options.items():
+                _check_grid(blocks.get(option, child), inner, problems)
+        elif isinstance(domain, Uniform) and (domain.log or not domain.integer):
+            problems.add(
+                child.place,
+                f"`{name}`: a grid cannot hold the range {domain}",
+                "list its values, or use another search.sampler",
+            )
 
 
 def _read_given(space: SearchSpace, node: Node, what: str, problems: Problems) -> dict[str, Scalar] | None:

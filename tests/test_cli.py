@@ -234,6 +234,11 @@ def test_check_shows_what_an_override_changes(gantune):
     assert "early stops: collapse only\n" in out
 
 
+def test_check_says_which_sampler_auto_stands_for(gantune):
+    assert "sampler: tpe\n" in gantune("check", DCGAN)[1]
+    assert "sampler: tpe, chosen by auto\n" in gantune("check", DCGAN, "--set", "search.sampler=auto")[1]
+
+
 def test_check_of_a_broken_file_tells_everything_and_leaves_with_2(gantune):
     Path("broken.yaml").write_text(BROKEN, encoding="utf-8")
     code, out, err = gantune("check", "broken.yaml", "--set", "batch_size=1")

@@ -150,6 +150,25 @@ def test_a_completed_run_asks_for_nothing_more_until_its_budget_grows(books):
     assert len(books.trials()) == 5
 
 
+def test_a_search_is_complete_where_its_space_holds_no_more(books):
+    finite = ["space.lr_g=[1e-3, 1e-4]", "search.sampler=grid", "budget.trials=9"]
+    ledger = books.open(*finite)
+    first = [ledger.next().number for _ in range(2)]
+    assert not ledger.used_up()
+    ledger = books.open(*finite)  # the two are issued again
+    issued = [ledger.next() for _ in range(5)]
+    assert [proposal.number for proposal in issued[:4]] == [*first, 2, 3]
+    assert issued[4] is None
+    assert ledger.used_up()
+    assert ledger.asked == 4
+    assert not ledger.complete()
+    for proposal in issued[:4]:
+        ledger.record(proposal.number, progress(), stopped=True)
+    assert ledger.complete()
+    assert books.open(*finite).complete()
+    assert not books.open(*finite[:2], "budget.trials=4").used_up()
+
+
 def test_each_proposal_lies_in_its_folder_as_a_trial_that_reads_back(books):
     ledger = books.open()
     for _ in range(3):

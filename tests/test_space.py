@@ -942,6 +942,29 @@ def test_baseline_is_a_draw(dcgan):
     assert all(contains(dcgan.searched()[path], value) for path, value in dcgan.baseline.items())
 
 
+def test_a_grid_names_every_range_that_it_cannot_hold(load):
+    text = """
+version: 1
+data: {dataset: digits, size: 8}
+search: {sampler: grid}
+space:
+  architecture: {choose: {mlp: {depth: int 2..4}, dcgan: {width: log int 4..8}}}
+  loss: {wgan_gp: {gp_weight: log 1..20}}
+  optimizer: adam
+  lr_g: [1e-3, 1e-4]
+  lr_d_ratio: 1..2
+"""
+    with pytest.raises(SpecError) as caught:
+        load(text)
+    told = str(caught.value)
+    assert ":6:66  `width`: a grid cannot hold the range log int 4..8" in told
+    assert ":7:31  `gp_weight`: a grid" in told
+    assert ":10:15  `lr_d_ratio`: a grid" in told
+    assert "3 errors" in told
+    assert told.count("list its values, or use another search.sampler") == 3
+    assert load(text.replace("grid", "qmc")).search.sampler == "qmc"
+
+
 def test_rungs_are_fractions_of_the_budget(load, dcgan):
     assert dcgan.rungs() == [13_500, 40_500]
     assert load(SPACE, "search.scheduler=none").rungs() == []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.samplers._gp import sampler as gp_module
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -168,31 +169,102 @@ def test_proposals_count_up_and_lie_in_the_space(path, space):
     assert len({proposal.config.seed for proposal in proposals}) == 8
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+SAMPLERS = ["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "random"]  # of spaces that are not finite
+STARTUP = 10  # trials that tpe and gp draw at random
+
+
+def learned(study, count):
+    """Proposals told in turn how they ended, every way there is; every fourth is left open."""
+    found = []
+    for index in range(count):
+        found.append(study.propose())
+        number, score = found[-1].number, 1e4 * abs(found[-1].config.lr_g - 1e-3)
+        if index % 4 == 3:
+            continue
+        study.report(number, 100, score)
+        state = ["pruned", "finished", "collapsed"][index % 3]
+        tell(study, number, state, score, {} if state == "collapsed" else {"recall >= 0.2": -1.0})
+    return found
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_seed_proposes_the_same_in_every_new_run(tmp_path, space, sampler):
     def proposals(folder, seed):
         (tmp_path / folder).mkdir()
         searched = replace(space, search=SearchConfig(sampler=sampler, seed=seed))
         study = Study(tmp_path / folder / "study.journal", searched, FLOOR)
-        found = []
-        for _ in range(14):  # beyond the ten that TPE draws at random
-            found.append(study.propose())
-            tell(study, found[-1].number, "finished", found[-1].config.lr_g)
-        return [proposal.config for proposal in found]
+        return [
+            proposal.config for proposal in learned(study, 14)
+        ]  # the last is beyond the ten that are drawn at random
 
     first = proposals("a", 1)
+    assert {config.architecture.name for config in first} == {"mlp", "dcgan"}
     assert proposals("b", 1) == first
     assert proposals("c", 2)[1:] != first[1:]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "nsgaii", "nsgaiii"])
+def test_stopped_trials_are_learned_from_also_where_the_sampler_knows_completed_ones_only(path, space, sampler):
+    study = Study(path, replace(space, search=SearchConfig(sampler=sampler)), FLOOR)
+    for _ in range(STARTUP):
+        number = study.propose().number
+        study.report(number, 100, 9.0 + number)
+        tell(study, number, "pruned", 9.0)
+    study.propose()
+    drawn = plain(path).trials[-1].system_attrs
+    generation = drawn.get("NSGAIISampler:generation", drawn.get("NSGAIIISampler:generation", 0))
+    assert generation or {"gp:relative_params:0", "cmawm:generation", "cma:generation"} & {*drawn}
+
+
+def test_a_gaussian_process_takes_open_trials_into_account(path, space, monkeypatch):
+    counts = []
+    original = gp_module.acqf_module.qLogCEI
+
+    def counted(*, normalized_params_of_running_trials, **more):
+        counts.append(len(normalized_params_of_running_trials))
+        return original(normalized_params_of_running_trials=normalized_params_of_running_trials, **more)
+
+    monkeypatch.setattr(gp_module.acqf_module, "qLogCEI", counted)
+    study = Study(path, replace(space, search=SearchConfig(sampler="gp")), FLOOR)
+    for _ in range(STARTUP):
+        number = study.propose().number
+        study.report(number, 100, 9.0 + number)
+        tell(study, number, "finished", 9.0 + number)
+    first, second = study.propose(), study.propose()
+    study.propose()
+    assert counts == [1, 2]  # the first of the three has none beside it
+    assert combinations(first.config) != combinations(second.config)
+
+
+def test_an_evolution_learns_nothing_good_from_a_trial_that_missed_a_constraint(path, space):
+    study = Study(path, replace(space, search=SearchConfig(sampler="cmaes")), FLOOR)
+    for score, missed in [(5.0, -1.0), (9.0, -1.0), (1.0, 0.4)]:
+        number = study.propose().number
+        study.report(number, 100, score)
+        tell(study, number, "finished", score, {"recall >= 0.2": missed})
+    seen = study_module._Seen(plain(path), blind=True)._get_trials()
+    assert [trial.value for trial in seen] == [5.0, 9.0, 9.0]
+    assert [trial.value for trial in plain(path).trials] == [5.0, 9.0, 1.0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_later_session_does_not_repeat_the_draws_of_an_earlier_one(path, space, sampler):
     space = replace(space, baseline=None, search=SearchConfig(sampler=sampler))
-    rates = []
+    drawn = []
     for _ in range(4):
-        study = Study(path, space, FLOOR)
-        rates += [study.propose().config.lr_g for _ in range(3)]
-    assert len(set(rates)) == 12
+        drawn += learned(Study(path, space, FLOOR), 3)
+    assert len({combinations(proposal.config) for proposal in drawn}) == 12
+
+
+def test_a_quasi_random_sequence_goes_on_where_it_stood(tmp_path, space):
+    space = replace(space, baseline=None, search=SearchConfig(sampler="qmc"))
+
+    def rates(folder, sessions):
+        (tmp_path / folder).mkdir()
+        studies = [Study(tmp_path / folder / "study.journal", space, FLOOR) for _ in range(sessions)]
+        return [study.propose().config.lr_g for study in studies for _ in range(8 // sessions)]
+
+    assert rates("interrupted", 4) == rates("whole", 1)
 
 
 def test_open_proposals_are_issued_again_with_identical_configurations(path, space):
@@ -298,6 +370,95 @@ def test_a_conflicting_draw_that_a_kill_left_open_is_rejected_later(path, load, 
     again = Study(path, space, FLOOR)
     assert again.open_proposals() == []
     assert again.proposed() == 0
+
+
+# Finite spaces
+
+FINITE = """
+version: 1
+name: tiny
+data: {dataset: digits, size: 8}
+budget: {trials: 100, samples_per_trial: 600}
+search: {sampler: grid}
+space:
+  architecture: {choose: {mlp: {hidden: [8, 16]}, dcgan: {width: 4, norm_d: [batch, layer]}}}
+  loss: {choose: {hinge: {}, wgan_gp: {}}}
+  optimizer: adam
+  lr_g: [1e-3, 1e-4]
+  batch_size: [16, 32]
+baseline: {architecture: {mlp: {hidden: 8}}, loss: hinge, lr_g: 1e-3, batch_size: 32}
+"""
+
+
+def combinations(config):
+    return tuple(sorted((name, str(value)) for name, value in config.parameters().items()))
+
+
+@pytest.mark.parametrize("sessions", [1, 5])
+def test_a_grid_visits_every_valid_combination_once(path, load, sessions):
+    space = load(FINITE)
+    study, told = Study(path, space, FLOOR), []
+    for index in range(1000):
+        if sessions > 1 and index % 6 == 5:
+            study = Study(path, space, FLOOR)
+            for proposal in study.open_proposals():
+                tell(study, proposal.number, "failed", None)
+        proposal = study.propose()
+        if proposal is None:
+            break
+        told.append(proposal.config)
+        if index % 3:  # the others stay open
+            tell(study, proposal.number, ["finished", "pruned"][index % 2], 1.0 + index)
+    visited = [combinations(config) for config in told]
+    assert len(visited) == len(set(visited)) == 32 - 4  # a penalty on the critic and batch normalization do not mix
+    assert study.used_up()
+    assert study.proposed() == 28
+    assert Study(path, space, FLOOR).proposed() == 28
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_earlier_configuration_is_not_proposed_again(path, load, sampler):
+    space = load(FINITE.replace("grid", sampler).replace("[1e-3, 1e-4]", "1e-3"))
+    study = Study(path, space, FLOOR)
+    found = learned(study, 8)
+    assert len({combinations(proposal.config) for proposal in found}) == 8
+    repeats = [trial for trial in plain(path).trials if trial.user_attrs.get("rejected", "").startswith("repeats")]
+    assert all(trial.state == TrialState.FAIL for trial in repeats)  # a state that no sampler learns from
+    assert study.proposed() == 8
+
+
+def test_a_finite_space_is_used_up_by_any_sampler(path, load):
+    space = load(FINITE.replace("grid", "random").replace("[1e-3, 1e-4]", "1e-3").replace("[16, 32]", "32"))
+    study, found = Study(path, space, FLOOR), []
+    while (proposal := study.propose()) is not None:
+        found.append(combinations(proposal.config))
+    assert len(set(found)) == 7
+    assert study.used_up()
+    assert Study(path, space, FLOOR).open_proposals()
+
+
+def test_a_grid_without_a_valid_combination_says_why(path, load):
+    space = load(
+        CONFLICTING.replace("[batch, layer]", "batch").replace("log 1..20", "[1, 2]").replace("log 1e-4..1e-2", "1e-3")
+    )
+    with pytest.raises(RunError, match=r"all 2 configurations were invalid.*norm_d: batch"):
+        Study(path, space, FLOOR).propose()
+
+
+def test_a_sampler_that_insists_gets_its_repetition_under_another_seed(path, space, monkeypatch):
+    class Insisting(optuna.samplers.BaseSampler):
+        infer_relative_search_space = sample_relative = lambda self, *asked: {}
+
+        def sample_independent(self, study, trial, name, distribution):
+            return distribution.choices[0] if hasattr(distribution, "choices") else distribution.high
+
+    monkeypatch.setattr(study_module, "_sampler", lambda *given, **more: Insisting())
+    study = Study(path, replace(space, baseline=None), FLOOR)
+    first, second = study.propose(), study.propose()
+    assert first.config == replace(second.config, seed=first.config.seed)
+    assert first.config.seed != second.config.seed
+    assert second.number == 1 + study_module.MOST_REPEATS
+    assert Study(path, space, FLOOR).open_proposals() == [first, second]
 
 
 # What is told

@@ -8,6 +8,7 @@ import click
 from gantune.cli import options
 from gantune.config import Asha
 from gantune.domains import Branch, RandomDraw
+from gantune.search.auto import sampler_of
 from gantune.space import SearchSpace, load_space
 
 DRAWS = 300  # to estimate how many of them are rejected
@@ -47,6 +48,8 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         f", until a score of {budget.target:g}" if budget.target else "",
     ]
     click.echo(f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples{''.join(limits)}")
+    sampler = sampler_of(loaded)
+    click.echo(f"sampler: {sampler}{', chosen by auto' if sampler != loaded.search.sampler else ''}")
     click.echo(f"early stops: {_early_stops(loaded)}")
     confirm = loaded.confirm
     if confirm.top:

@@ -208,13 +208,12 @@ class Ledger(Books):
         """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
         if self.out_of_budget() or self.stuck():
             return None
+        proposal = None
         if self._waiting:
             proposal = self._waiting.pop(0)
         elif self._study.proposed() < self._budget.trials:
             proposal = self._study.propose()
-        else:
-            return None
-        return self._issue(proposal)
+        return None if proposal is None else self._issue(proposal)
 
     def identity(self, number: int) -> tuple[int, int]:
         """A trial of the search is the first of its configuration."""
@@ -305,12 +304,16 @@ class Ledger(Books):
 
     @property
     def asked(self) -> int:
-        """How many trials the budget asks for."""
-        return self._budget.trials
+        """How many trials the budget asks for, or how many there can be."""
+        return self._study.proposed() if self.used_up() else self._budget.trials
+
+    def used_up(self) -> bool:
+        """Whether the space holds no further configuration, though the budget asks for more."""
+        return self._study.used_up() and self._study.proposed() < self._budget.trials
 
     def complete(self) -> bool:
         """Whether every asked trial has ended."""
-        return sum(self.ended.values()) >= self._budget.trials and not self._proposals and not self._waiting
+        return sum(self.ended.values()) >= self.asked and not self._proposals and not self._waiting
 
     def out_of_budget(self) -> str:
         """Why nothing more is to be spent, or nothing."""

@@ -160,6 +160,8 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             screen.say(f"search ended: {ledger.out_of_budget()}")
         elif not ledger.complete():
             raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
+        elif ledger.used_up():
+            screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
         confirmation = Confirmation(run, space)
         if confirmation.complete() or confirmation.out_of_budget():
             return True
