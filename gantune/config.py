@@ -133,6 +133,15 @@ class BudgetConfig:
     target: Positive | None = None
 
 
+def _halvings(first: float, reduction: float, samples: int) -> list[int]:
+    """The samples seen from a first share of a budget on, `reduction` times as many each, below the budget."""
+    found, at = set(), first * samples
+    while at < samples:
+        found.add(max(1, round(at)))
+        at *= reduction
+    return sorted(found - {samples})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asha:
     """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2018.
@@ -146,11 +155,56 @@ class Asha:
 
     def rungs(self, samples: int) -> list[int]:
         """The samples seen at which it decides, below a budget."""
-        found, at = set(), self.first_rung * samples
-        while at < samples:
-            found.add(max(1, round(at)))
-            at *= self.reduction
-        return sorted(found - {samples})
+        return _halvings(self.first_rung, self.reduction, samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperband:
+    """Brackets of asynchronous halving, each beginning a rung later than the one before. Li et al. 2017, 2018."""
+
+    first_rung: Fraction = 0.1
+    reduction: Annotated[float, Bounds(low=1.5)] = 3.0
+    brackets: Annotated[int, Bounds(low=1, high=10)] = 3
+    spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
+
+    def rungs(self, samples: int) -> list[int]:
+        """The samples seen at which any bracket decides, below a budget."""
+        return _halvings(self.first_rung, self.reduction, samples)
+
+    def split(self, samples: int) -> list[list[int]]:
+        """Each bracket's rungs; the last may have none, and no two have the same."""
+        rungs = self.rungs(samples)
+        return [rungs[bracket:] for bracket in range(min(self.brackets, len(rungs) + 1))]
+
+    def bracket(self, number: int, samples: int) -> int:
+        """The bracket of a trial, by its number alone.
+
+        The shares are Hyperband's, which give every bracket about the same budget: reduction^s / (s + 1) for one of
+        s rungs. Each trial goes where most is lacking, so that any run of numbers is split alike.
+        """
+        shares = [self.reduction ** len(rungs) / (len(rungs) + 1) for rungs in self.split(samples)]
+        whole, given = sum(shares), [0] * len(shares)
+        for count in range(1, number % CYCLE + 2):
+            chosen = max(range(len(shares)), key=lambda bracket: shares[bracket] * count / whole - given[bracket])
+            given[chosen] += 1
+        return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Median:
+    """Stops a trial whose best score is worse than the median of the others' mean scores so far. Golovin et al. 2017.
+
+    It decides after every report from `grace`, a share of the trial's budget, on, against `min_trials` others or more
+    that have come as far.
+    """
+
+    grace: Fraction = 0.25
+    min_trials: Count = 3
+    spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
+
+    def rungs(self, samples: int) -> list[int]:
+        """The samples seen from which its stops are counted together: the grace, and twice as many each."""
+        return _halvings(self.grace, 2.0, samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +212,14 @@ class NoScheduler:
     """Every trial gets its whole budget, unless it collapses."""
 
 
-Scheduler = Asha | NoScheduler
-SCHEDULERS: dict[str, type[Asha] | type[NoScheduler]] = {"asha": Asha, "none": NoScheduler}
+CYCLE = 1000  # trial numbers after which Hyperband's brackets are dealt out anew
+Scheduler = Asha | Hyperband | Median | NoScheduler
+SCHEDULERS: dict[str, type[Asha] | type[Hyperband] | type[Median] | type[NoScheduler]] = {
+    "asha": Asha,
+    "hyperband": Hyperband,
+    "median": Median,
+    "none": NoScheduler,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

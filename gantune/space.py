@@ -17,12 +17,12 @@ from gantune import compatibility, plugins
 from gantune.config import (
     COMPONENTS,
     VALUES,
-    Asha,
     BudgetConfig,
     CollapseConfig,
     Component,
     ConfirmConfig,
     DataConfig,
+    NoScheduler,
     ObjectiveConfig,
     ResourcesConfig,
     Scalar,
@@ -122,7 +122,7 @@ class SearchSpace:
     def rungs(self) -> list[int]:
         """The samples seen at which the scheduler decides, up to the budget."""
         scheduler = self.search.scheduler
-        return scheduler.rungs(self.budget.samples_per_trial) if isinstance(scheduler, Asha) else []
+        return [] if isinstance(scheduler, NoScheduler) else scheduler.rungs(self.budget.samples_per_trial)
 
     def document(self) -> dict[str, Any]:
         """The resolved space, defaults filled in, as plain values; written as YAML it reads back to an equal space."""

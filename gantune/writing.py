@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gantune import plugins
-from gantune.config import COMPONENTS, VALUES, Asha, Component, Scalar, TrialConfig
+from gantune.config import COMPONENTS, SCHEDULERS, VALUES, Component, Scalar, TrialConfig
 from gantune.domains import Branch, Choice, Constant, Domain
 from gantune.rules import Forbidden
 
@@ -51,7 +51,8 @@ def section_document(section: Any) -> dict[str, Any]:
     for key in plugins.options(type(section)):
         value = getattr(section, key)
         if key == "scheduler":
-            found[key] = {"asha": asdict(value)} if isinstance(value, Asha) else "none"
+            (name,) = (name for name, kind in SCHEDULERS.items() if isinstance(value, kind))
+            found[key] = {name: asdict(value)} if asdict(value) else name
         elif key == "constraints":
             found[key] = [str(item) for item in value]
         elif isinstance(value, Component):

@@ -234,6 +234,22 @@ def test_check_shows_what_an_override_changes(gantune):
     assert "early stops: collapse only\n" in out
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        ("hyperband", "of 24 trials 15 halved from 9,000 samples on, 6 from 27,000, 3 from 81,000"),
+        ("{hyperband: {first_rung: 0.5}}", "of 24 trials 14 halved from 45,000 samples on, 10 never"),
+        ("median", "the median of 3 others or more, from 22,500 samples on"),
+        ("{median: {grace: 1}}", "the median of 3 others or more, from 90,000 samples on"),
+    ],
+)
+def test_check_says_how_trials_are_stopped(gantune, scheduler, told):
+    code, out, _ = gantune("check", DCGAN, "--set", f"search.scheduler={scheduler}")
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("early stops: "))
+    assert line.removeprefix("early stops: collapse, and ").removeprefix("Hyperband: ") == told
+
+
 def test_check_says_which_sampler_auto_stands_for(gantune):
     assert "sampler: tpe\n" in gantune("check", DCGAN)[1]
     assert "sampler: tpe, chosen by auto\n" in gantune("check", DCGAN, "--set", "search.sampler=auto")[1]

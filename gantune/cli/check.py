@@ -1,12 +1,13 @@
 """gantune check"""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import click
 
 from gantune.cli import options
-from gantune.config import Asha
+from gantune.config import Hyperband, Median, NoScheduler
 from gantune.domains import Branch, RandomDraw
 from gantune.search.auto import sampler_of
 from gantune.space import SearchSpace, load_space
@@ -72,10 +73,21 @@ def _rejected(space: SearchSpace) -> float:
 
 
 def _early_stops(space: SearchSpace) -> str:
-    scheduler, left = space.search.scheduler, float(space.budget.trials)
-    if not isinstance(scheduler, Asha):
+    scheduler, budget = space.search.scheduler, space.budget
+    if isinstance(scheduler, NoScheduler):
         return "collapse only"
-    steps = [f"{space.budget.trials} trials"]
+    if isinstance(scheduler, Median):
+        first = next(iter(space.rungs()), budget.samples_per_trial)
+        return f"collapse, and the median of {scheduler.min_trials} others or more, from {first:,} samples on"
+    if isinstance(scheduler, Hyperband):
+        dealt = Counter(scheduler.bracket(number, budget.samples_per_trial) for number in range(budget.trials))
+        brackets = scheduler.split(budget.samples_per_trial)
+        parts = [
+            f"{dealt[at]} from {rungs[0]:,}" if rungs else f"{dealt[at]} never" for at, rungs in enumerate(brackets)
+        ]
+        parts[0] = f"{parts[0].replace(' from', ' halved from')} samples on"
+        return f"collapse, and Hyperband: of {budget.trials} trials {', '.join(parts)}"
+    left, steps = float(budget.trials), [f"{budget.trials} trials"]
     for rung in space.rungs():
         left /= scheduler.reduction
         steps.append(f"about {max(1, round(left))} beyond {rung:,} samples")

@@ -1,82 +1,172 @@
 """Early stopping by Ray's schedulers, fed with samples seen, and filled again from the rows of a continued run."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from gantune.config import Asha
+from gantune.config import Asha, Hyperband, Median, NoScheduler
 from gantune.results import Row
 from gantune.search.certificate import Certificate
 from gantune.space import SearchSpace
 
 CONTINUE: str = TrialScheduler.CONTINUE
+STOP: str = TrialScheduler.STOP
 
 
 @dataclass(frozen=True, slots=True)
 class _Numbered:
-    """What ASHA needs to know of a trial: an id that stays the same when the trial is issued again."""
+    """What a rule needs to know of a trial: an id that stays the same when the trial is issued again."""
 
     trial_id: str
 
 
-class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
-    """ASHA that judges a trial by its lowest score so far and knows trials by their number.
+class Rule(Protocol):
+    """Decides from reports alone, which it may be given again."""
 
-    Ray's own scheduler forgets its rungs when a search is continued; this one is replayed from the results.
-    Trials in `kept` count at every rung and are never stopped. A share of those that it would stop is let run, and
-    counts no further: they show whether the stops are right, and a rung that does not tell good from bad is skipped.
+    def rungs(self, number: int) -> Sequence[int]:
+        """The samples seen from which a trial's decisions are counted together."""
+
+    def note(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
+        """A report that others are compared with; nothing is decided."""
+
+    def stops(self, number: int, samples_seen: int, score: float, lowest: float) -> bool:
+        """Note a report, and say whether it ends its trial; a trial that is to end is not reported again."""
+
+    def end(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
+        """The report with which a trial has used up its budget."""
+
+
+class Halving:
+    """ASHA, or several of it: a trial belongs to one bracket, and is judged by its lowest score so far."""
+
+    def __init__(self, config: Asha | Hyperband, samples: int) -> None:
+        self._config = config
+        self._samples = samples
+        self._added: set[int] = set()
+        self._rungs = config.split(samples) if isinstance(config, Hyperband) else [config.rungs(samples)]
+        self._brackets = [
+            AsyncHyperBandScheduler(
+                time_attr="samples_seen",
+                metric="lowest",
+                mode="min",
+                max_t=samples,
+                grace_period=rungs[0] if rungs else samples,
+                reduction_factor=config.reduction,
+                stop_last_trials=False,
+            )
+            for rungs in self._rungs
+        ]
+
+    def _bracket(self, number: int) -> int:
+        return self._config.bracket(number, self._samples) if isinstance(self._config, Hyperband) else 0
+
+    def rungs(self, number: int) -> Sequence[int]:
+        """Those of the trial's bracket."""
+        return self._rungs[self._bracket(number)]
+
+    def note(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
+        """A report that counts at its rung."""
+        self.stops(number, samples_seen, score, lowest)
+
+    def stops(self, number: int, samples_seen: int, score: float, lowest: float) -> bool:
+        """Whether it lies below its rung's upper part."""
+        rule, trial = self._brackets[self._bracket(number)], _Numbered(str(number))
+        if number not in self._added:
+            self._added.add(number)
+            rule.on_trial_add(None, trial)
+        decision: str = rule.on_trial_result(None, trial, {"samples_seen": samples_seen, "lowest": lowest})
+        return decision == STOP
+
+    def end(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
+        """Nothing: no rung lies there."""
+
+
+class Medians:
+    """The median rule; it compares means of all scores, so a trial that has ended counts with its last one, too."""
+
+    def __init__(self, config: Median, samples: int) -> None:
+        self._rungs = config.rungs(samples)
+        self._rule = MedianStoppingRule(
+            time_attr="samples_seen",
+            metric="score",
+            mode="min",
+            grace_period=config.grace * samples,
+            min_samples_required=config.min_trials,
+            min_time_slice=math.inf,  # a trial that cannot be judged yet goes on; it is not paused for others
+            hard_stop=False,  # or it would not bear to hear of a trial again
+        )
+
+    def rungs(self, number: int) -> Sequence[int]:
+        """The same for all."""
+        return self._rungs
+
+    def note(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
+        """Ray's rule takes what it hears at an end without deciding."""
+        self._rule.on_trial_complete(None, _Numbered(str(number)), {"samples_seen": samples_seen, "score": score})
+
+    def stops(self, number: int, samples_seen: int, score: float, lowest: float) -> bool:
+        """Whether its best is worse than the median."""
+        report = {"samples_seen": samples_seen, "score": score}
+        decision: str = self._rule.on_trial_result(None, _Numbered(str(number)), report)
+        return decision != CONTINUE
+
+    def end(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
+        """Its last score counts."""
+        self.note(number, samples_seen, score, lowest)
+
+
+class Remembering(FIFOScheduler):  # type: ignore[misc]
+    """A rule that knows trials by their number, and is replayed from the results when a search is continued.
+
+    Trials in `kept` count and are never stopped. A share of those that it would stop is let run, and counts no
+    further: they show whether the stops are right, and a rung that does not tell good from bad is skipped.
     """
 
-    def __init__(self, config: Asha, samples: int, rows: Iterable[Row], kept: Iterable[int] = ()) -> None:
+    def __init__(self, rule: Rule, spared: float, rows: Iterable[Row], kept: Iterable[int] = ()) -> None:
         super().__init__()
+        self._rule = rule
         self._kept = frozenset(kept)
-        self._spared = config.spared
+        self._spared = spared
         self._stops = 0
-        self._rungs = config.rungs(samples)
         self.certificate = Certificate()
-        self._asha = AsyncHyperBandScheduler(
-            time_attr="samples_seen",
-            metric="lowest_score",
-            mode="min",
-            max_t=samples,
-            grace_period=max(1.0, config.first_rung * samples),
-            reduction_factor=config.reduction,
-            stop_last_trials=False,
-        )
         self._lowest: dict[int, float] = {}
+        self._seen: dict[int, int] = {}
         for row in rows:
             if row.state in ("finished", "collapsed"):  # Tune asks about no others
-                self.end(row.trial, row.score, collapsed=row.state == "collapsed")
+                self.end(row.trial, row.samples_seen, row.score, collapsed=row.state == "collapsed")
             elif row.score is not None and row.state in ("running", "pruned"):
                 self.decide(row.trial, row.samples_seen, row.score)
 
     def decide(self, number: int, samples_seen: int, score: float) -> str:
-        """CONTINUE or STOP, after one report."""
-        trial = _Numbered(str(number))
-        if number not in self._lowest:
-            self._asha.on_trial_add(None, trial)
+        """CONTINUE or STOP, after one report; one that is repeated changes nothing."""
+        if samples_seen <= self._seen.get(number, -1):
+            return CONTINUE
+        self._seen[number] = samples_seen
         lowest = self._lowest[number] = min(score, self._lowest.get(number, score))
-        rung = max((rung for rung in self._rungs if rung <= samples_seen), default=None)
+        rung = max((rung for rung in self._rule.rungs(number) if rung <= samples_seen), default=None)
         if rung is not None:
             self.certificate.reached(number, rung, lowest)
         if self.certificate.is_doomed(number):
             return CONTINUE
-        report = {"samples_seen": samples_seen, "lowest_score": lowest}
-        decision: str = self._asha.on_trial_result(None, trial, report)
-        if decision == CONTINUE or number in self._kept or rung is None or not self.certificate.rung(rung).separates:
+        if rung is None or number in self._kept or not self.certificate.rung(rung).separates:
+            self._rule.note(number, samples_seen, score, lowest)
+            return CONTINUE
+        if not self._rule.stops(number, samples_seen, score, lowest):
             return CONTINUE
         self._stops += 1
         if round(self._stops * self._spared) > round((self._stops - 1) * self._spared):
             self.certificate.spare(number, rung)
             return CONTINUE
-        return decision
+        return STOP
 
-    def end(self, number: int, score: float | None, *, collapsed: bool) -> None:
+    def end(self, number: int, samples_seen: int, score: float | None, *, collapsed: bool) -> None:
         """A trial has used up its budget, or collapsed."""
         lowest = min((value for value in (score, self._lowest.get(number)) if value is not None), default=math.inf)
+        if score is not None and not collapsed and not self.certificate.is_doomed(number):
+            self._rule.end(number, samples_seen, score, lowest)
         self.certificate.ended(number, math.inf if collapsed else lowest)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -89,13 +179,13 @@ class RememberingAsha(FIFOScheduler):  # type: ignore[misc]
         """Called by Tune with the report that ended the trial."""
         state = result.get("state")
         if state in ("finished", "collapsed"):
-            self.end(result["number"], result.get("score"), collapsed=state == "collapsed")
+            self.end(result["number"], result["samples_seen"], result.get("score"), collapsed=state == "collapsed")
 
 
 def build_scheduler(space: SearchSpace, rows: Iterable[Row]) -> TrialScheduler:
     """A space's scheduler, knowing the rows so far. The baseline gets its whole budget: it is what others beat."""
-    config = space.search.scheduler
-    if not isinstance(config, Asha):
+    config, samples = space.search.scheduler, space.budget.samples_per_trial
+    if isinstance(config, NoScheduler):
         return FIFOScheduler()
-    kept = [] if space.baseline is None else [0]
-    return RememberingAsha(config, space.budget.samples_per_trial, rows, kept)
+    rule = Medians(config, samples) if isinstance(config, Median) else Halving(config, samples)
+    return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0])

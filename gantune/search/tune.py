@@ -24,7 +24,7 @@ from gantune.run import Run
 from gantune.search.confirmation import Confirmation
 from gantune.search.connection import connected
 from gantune.search.ledger import Books, Ledger
-from gantune.search.schedulers import RememberingAsha, build_scheduler
+from gantune.search.schedulers import Remembering, build_scheduler
 from gantune.search.screen import Screen, duration
 from gantune.search.study import Study
 from gantune.search.trainable import GanTrainable
@@ -150,7 +150,7 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
             scheduler = build_scheduler(space, ledger.rows)
             if not _carry(space, run, ledger, scheduler, screen):
                 return False
-            for rung in scheduler.certificate.rungs() if isinstance(scheduler, RememberingAsha) else ():
+            for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
                 screen.say(str(rung))
         run.results.merge()
         if ledger.stuck():
