@@ -346,6 +346,17 @@ def test_train_refuses_parts_that_do_not_go_together(gantune, tmp_path):
 # best and sample
 
 
+def test_a_search_learns_from_runs_there_are_and_not_from_itself(gantune):
+    code, _, err = gantune("search", DCGAN, "--from", "nowhere")
+    assert code == 1
+    assert "`nowhere` is not a run" in err
+    Path("runs/dcgan").mkdir(parents=True)
+    Path("runs/dcgan/manifest.json").write_text("{}")
+    code, _, err = gantune("search", DCGAN, "--from", "runs/dcgan")
+    assert code == 2
+    assert "is the run itself" in err
+
+
 def test_best_without_any_run_says_how_to_start_one(gantune):
     code, out, err = gantune("best")
 

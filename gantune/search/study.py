@@ -11,30 +11,19 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
+from optuna import samplers
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import (
-    BaseGASampler,
-    BaseSampler,
-    BruteForceSampler,
-    CmaEsSampler,
-    GPSampler,
-    NSGAIIISampler,
-    NSGAIISampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from gantune.config import TrialConfig, derive_seed
+from gantune.config import Scalar, TrialConfig, derive_seed
 from gantune.domains import Branch, Choice, Domain, Uniform
 from gantune.errors import RunError
 from gantune.search.auto import sampler_of, shared, size
@@ -43,6 +32,8 @@ from gantune.space import SearchSpace
 MOST_REJECTIONS = 100
 MOST_IN_FINITE = 2000  # a finite space is searched on through long rows of combinations that do not go together
 MOST_REPEATS = 10
+FEWEST_SOURCES = 10
+GENETIC: dict[str, Any] = {"nsgaii": samplers.NSGAIISampler, "nsgaiii": samplers.NSGAIIISampler}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +42,18 @@ class Proposal:
 
     number: int
     config: TrialConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A trial of an earlier run: the values of what is open here, and its lowest scores so far by samples seen."""
+
+    origin: str
+    state: str
+    parameters: Mapping[str, Scalar]
+    reports: Mapping[int, float]
+    score: float | None
+    violations: Mapping[str, float]
 
 
 class Study:
@@ -72,7 +75,7 @@ class Study:
             self._study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be opened as a study: {error}") from error
-        self._study.sampler = _sampler(space, sessions=len(self._study.trials))
+        self._study.sampler = _sampler(space, self._study.trials)
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
         for frozen in self._study.get_trials(deepcopy=False):
@@ -87,6 +90,41 @@ class Study:
             for values in space.given()[len(known) :]:
                 self._study.enqueue_trial(dict(values))
 
+    def learn(self, known: Sequence[Known]) -> int:
+        """Add trials of earlier runs, as if they had been told here, but for those added before; how many were new.
+
+        They take trial numbers, are marked with where they come `from`, and are neither proposals nor repeated by any.
+        """
+        before = {trial.user_attrs.get("from") for trial in self._study.get_trials(deepcopy=False)}
+        new = sorted((one for one in known if one.origin not in before), key=lambda one: one.state == "collapsed")
+        domains = self._space.searched()
+        for one in new:
+            pruned, collapsed = one.state == "pruned", one.state == "collapsed"
+            value = min(one.reports.values(), default=None) if pruned else one.score
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                    value=self._worst() if collapsed or (value is None and not pruned) else value,
+                    params=dict(one.parameters),
+                    distributions={name: _distribution(domains[name]) for name in one.parameters},
+                    user_attrs={"from": one.origin, "state": one.state},
+                    system_attrs={kind._get_generation_key(): 0 for kind in GENETIC.values()},
+                    intermediate_values=dict(one.reports),
+                    constraints={**one.violations, "collapsed": 1.0 if collapsed else -1.0},
+                )
+            )
+        self._study.sampler = _sampler(self._space, self._study.trials)
+        return len(new)
+
+    def try_first(self, known: Sequence[Known], source: str) -> int:
+        """Propose these configurations before any other, unless some of that source were before; how many."""
+        trials = self._study.get_trials(deepcopy=False)
+        if any(str(trial.user_attrs.get("tried_for", "")).startswith(source) for trial in trials):
+            return 0
+        for one in known:
+            self._study.enqueue_trial(dict(one.parameters), user_attrs={"tried_for": one.origin}, skip_if_exists=True)
+        return len(self._study.get_trials(deepcopy=False)) - len(trials)
+
     def open_proposals(self) -> list[Proposal]:
         """What was proposed before and not told yet, in order; the same values as the first time."""
         drawn = [self._draw_valid(number, trial) for number, trial in sorted(self._open.items())]
@@ -100,7 +138,7 @@ class Study:
         hold no valid configuration.
         """
         repeats = 0
-        limit = MOST_REJECTIONS if math.isinf(self._size) else max(MOST_REJECTIONS, MOST_IN_FINITE)
+        limit = MOST_REJECTIONS if math.isinf(self._size) else MOST_IN_FINITE
         for _ in range(limit):
             if self.used_up():
                 break
@@ -116,7 +154,8 @@ class Study:
             repeats += 1
         if self.used_up() and self.proposed():
             return None
-        reason = self._study.get_trials(deepcopy=False)[-1].user_attrs["rejected"]
+        told = [trial.user_attrs.get("rejected") for trial in self._study.get_trials(deepcopy=False)]
+        reason = [reason for reason in told if reason][-1]
         what = f"all {len(self._drawn)} configurations" if self.used_up() else f"{limit} draws in a row"
         raise RunError(f"{what} were invalid, the last because: {reason}")
 
@@ -219,41 +258,58 @@ def _key(parameters: Mapping[str, Any]) -> str:
     return json.dumps(parameters, sort_keys=True)
 
 
-def _sampler(space: SearchSpace, sessions: int) -> BaseSampler:
+def _sampler(space: SearchSpace, trials: Sequence[FrozenTrial]) -> samplers.BaseSampler:
     """The configured sampler; its seed differs after every restart, or a restart would repeat its draws.
 
     All but tpe, random and grid propose for what every configuration has; what exists in some branches only, and
     what CMA-ES cannot take, is drawn value by value: by a TPE where the sampler learns, at random where it does not.
     """
-    name, seed = sampler_of(space), derive_seed(space.search.seed, "sampler", sessions) % 2**32
+    name, seed = sampler_of(space), derive_seed(space.search.seed, "sampler", len(trials)) % 2**32
     every = {path: _distribution(domain) for path, domain in shared(space).items()}
     numbers = {path: of for path, of in every.items() if not isinstance(of, CategoricalDistribution)}
-    population = min(50, max(4, space.budget.trials // 5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        rest = TPESampler(multivariate=False, constant_liar=True, seed=seed)
+        rest = samplers.TPESampler(multivariate=False, constant_liar=True, seed=seed)
         if name == "gp":
-            return _Shared(GPSampler(seed=seed, independent_sampler=rest, warn_independent_sampling=False), every)
+            return _Shared(
+                samplers.GPSampler(seed=seed, independent_sampler=rest, warn_independent_sampling=False), every
+            )
         if name == "cmaes":
             whole = any(isinstance(of, IntDistribution) and not of.log for of in numbers.values())
-            evolution = CmaEsSampler(
-                seed=seed, independent_sampler=rest, warn_independent_sampling=False, with_margin=whole
+            evolution = samplers.CmaEsSampler(
+                seed=seed,
+                independent_sampler=rest,
+                warn_independent_sampling=False,
+                with_margin=whole,
+                source_trials=_sources(trials, numbers),
             )
             return _Shared(evolution, numbers, blind=True)
-        if name == "nsgaii":
-            return _Shared(NSGAIISampler(population_size=population, seed=seed), every)
-        if name == "nsgaiii":
-            return _Shared(NSGAIIISampler(population_size=population, seed=seed), every)
+        if name in GENETIC:
+            population = min(50, max(4, space.budget.trials // 5))
+            return _Shared(GENETIC[name](population_size=population, seed=seed), every)
         if name == "qmc":  # one sequence over all sessions: the study counts how far it has come
-            fixed = derive_seed(space.search.seed, "sampler") % 2**32
-            aside = RandomSampler(seed=seed)
-            sequence = QMCSampler(scramble=True, seed=fixed, independent_sampler=aside, warn_independent_sampling=False)
+            fixed, others = derive_seed(space.search.seed, "sampler") % 2**32, samplers.RandomSampler(seed=seed)
+            sequence = samplers.QMCSampler(
+                scramble=True, seed=fixed, independent_sampler=others, warn_independent_sampling=False
+            )
             return _Shared(sequence, every)
         if name == "grid":
             return _Grid(seed=seed)
         if name == "random":
-            return RandomSampler(seed=seed)
-        return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+            return samplers.RandomSampler(seed=seed)
+        return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def _sources(trials: Sequence[FrozenTrial], numbers: Mapping[str, BaseDistribution]) -> list[FrozenTrial] | None:
+    """Earlier runs' trials in CMA-ES's own parameters, to begin from; None for fewer than it takes a tenth of."""
+    found = [
+        optuna.trial.create_trial(
+            params={name: trial.params[name] for name in numbers}, distributions=dict(numbers), value=trial.values[0]
+        )
+        for trial in trials
+        if "from" in trial.user_attrs and trial.values and all(value <= 0 for value in trial.constraints.values())
+    ]
+    return found if len(found) >= FEWEST_SOURCES and numbers else None
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
@@ -266,27 +322,27 @@ def _distribution(domain: Domain) -> BaseDistribution:
     return CategoricalDistribution(tuple(domain.values if isinstance(domain, Choice) else domain.options))
 
 
-class _Grid(BruteForceSampler):
+class _Grid(samplers.BruteForceSampler):
     """Every combination once, in random order; those running are left out, rejected ones count as visited."""
 
     def after_trial(self, *told: Any) -> None:
         """Nothing: it would stop an optimize loop, of which there is none here."""
 
 
-class _Shared(BaseSampler):
+class _Shared(samplers.BaseSampler):
     """Another sampler, kept to the parameters that every configuration has.
 
     Left alone it would take the parameters of the first trial, or of all trials so far, for those of every trial.
     """
 
-    def __init__(self, inner: BaseSampler, space: dict[str, BaseDistribution], *, blind: bool = False) -> None:
+    def __init__(self, inner: samplers.BaseSampler, space: dict[str, BaseDistribution], *, blind: bool = False) -> None:
         self._inner = inner
         self._space = space
         self._blind = blind
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Give also a trial that is enqueued its place in a population."""
-        if isinstance(self._inner, BaseGASampler):
+        if isinstance(self._inner, samplers.BaseGASampler):
             self._inner.get_trial_generation(self._seen(study), trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -23,6 +23,7 @@ from gantune.metrics.reference_file import check_reference, load_reference, prep
 from gantune.run import Run
 from gantune.search.confirmation import Confirmation
 from gantune.search.connection import connected
+from gantune.search.earlier import take_over
 from gantune.search.ledger import Books, Ledger
 from gantune.search.schedulers import Remembering, build_scheduler
 from gantune.search.screen import Screen, duration
@@ -119,11 +120,13 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
         return self.asked or bool(self._books.out_of_budget() or self._books.stuck())
 
 
-def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = None) -> bool:
+def search(
+    space: SearchSpace, run: Run, screen: Screen, address: str | None = None, earlier: Sequence[Run] = ()
+) -> bool:
     """Carry a run to its end, from wherever it stands; False where a person stopped it before.
 
-    address: of a Ray cluster to join; None starts Ray on this machine. Raises RunError, DataError, PluginError or
-    AuditError with nothing lost; the same call goes on.
+    address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from.
+    Raises RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.lock())
@@ -132,6 +135,8 @@ def search(space: SearchSpace, run: Run, screen: Screen, address: str | None = N
         reference = _reference(space, run, images, screen)
         noise_score = reference.noise_scores[space.objective.metric]
         study = Study(run.study_path, space, noise_score)
+        for other in earlier:
+            screen.say(take_over(other, run, space, study))
         ledger = Ledger(run, space, study)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
