@@ -25,7 +25,7 @@ from learning_curves import FAMILIES, SEEDS, TOP, Curve, Outcome, Outcomes, load
 
 from gantune.collapse import CollapseMonitor
 from gantune.config import Asha, CollapseConfig
-from gantune.search.schedulers import RememberingAsha
+from gantune.search import schedulers
 
 AIMS = (  # policy, figure, and what it is to be at least, or at most for what is lost
     ("ours", "precision", 0.9),
@@ -138,13 +138,14 @@ class Halving(Scheduler):
 
     def __init__(self, config: Asha) -> None:
         self._config = config
-        self._asha: RememberingAsha | None = None
+        self._asha: schedulers.Remembering | None = None
 
     def stops(self, number: int, curve: Curve, index: int) -> bool:
         """At a rung that the run does not pass."""
         report = curve.reports[index]
         if self._asha is None:
-            self._asha = RememberingAsha(self._config, round(report.samples_seen / report.share), [])
+            rule = schedulers.Halving(self._config, round(report.samples_seen / report.share))
+            self._asha = schedulers.Remembering(rule, self._config.spared, [])
         return self._asha.decide(number, report.samples_seen, report.score) == "STOP"
 
 
