@@ -226,7 +226,8 @@ class Ours(Contestant):
     def _record(self, number: int, report: Report, lowest: float, state: str) -> str:
         seen, score = report.samples_seen, report.score if report.finite else None
         verdict = self._monitors[number].observe(seen, report.score, report.values, report.values, report.finite)
-        state = "collapsed" if verdict.dead else state
+        if verdict.dead:
+            state = "finished" if report.finite and verdict.state == "diverged" else "collapsed"
         result = {"number": number, "samples_seen": seen, "score": score, "state": state}
         if state != "running":
             self._scheduler.on_trial_complete(None, None, result)

@@ -82,7 +82,7 @@ def _block(properties: Mapping[str, Schema]) -> Schema:
 
 def _droppable(part: Schema) -> Schema:
     """A part, or null, which takes away what an extended file has."""
-    told = {key: part[key] for key in ("description", "default", "examples") if key in part}
+    told: Schema = {key: part[key] for key in ("description", "default", "examples") if key in part}
     return {**told, "anyOf": [part, {"type": "null"}]}
 
 
