@@ -64,10 +64,11 @@ def first_space(dataset: str, name: str, hours: float, report: Report = lambda t
     check_reference(images, space.objective, reference)
     report("timing a few configurations")
     pace = measure_pace(space, images, reference.to(device), device)
-    budget = fit_budget(pace, draft.enough, machine.parallel, hours, space.objective.reports)
+    at_once, trained = machine.at_once(space.resources), share_trained(space)
+    budget = fit_budget(pace, draft.enough, at_once, hours, space.objective.reports, trained)
     text = draft.text(budget)
     _read(text, name)
-    return FirstSpace(text=text, said=(*draft.said(), *_said(budget, pace, machine, hours)))
+    return FirstSpace(text=text, said=(*draft.said(), *_said(budget, pace, machine, hours, at_once, trained)))
 
 
 def choose_size(found: Survey, *, gpu: bool) -> int:
@@ -248,20 +249,20 @@ baseline:                               # {source}
         return ", ".join(f"{key}: {value}" for key, value in named.items())
 
 
-def _said(budget: Budget, pace: Pace, machine: Machine, hours: float) -> tuple[str, ...]:
+def _said(budget: Budget, pace: Pace, machine: Machine, hours: float, at_once: int, trained: float) -> tuple[str, ...]:
     """The budget in words, and what it rests on."""
     expected = f"about {_duration(budget.seconds)} of the {_duration(hours * 3600)} asked for"
     if budget.seconds > hours * 3600:
         expected = (
             f"about {_duration(budget.seconds)}, so that the search ends after {_duration(hours * 3600)} unfinished"
         )
-    disk = budget.trials * pace.checkpoint * 1.3  # `best` beside `latest`
     return (
-        f"budget: {budget.trials} trials of {budget.samples:,} samples, {machine.parallel} at once: {expected}",
+        f"budget: {budget.trials} trials of {budget.samples:,} samples, {at_once} at once: {expected}",
         f"measured: {1 / pace.sample:,.0f} samples a second and {pace.report:.2g} s a report, the mean of the "
         f"slower half of {TIMED} configurations, {TIMED_SECONDS:g} s each, beside whatever runs here now; "
-        f"ASHA is taken to train {share_trained():.0%} of all samples",
-        f"disk: {machine.free / 1e9:.3g} GB are free; checkpoints in runs/ take up to {disk / 1e9:.2g} GB",
+        f"ASHA is taken to train {trained:.0%} of all samples",
+        f"disk: {machine.free / 1e9:.3g} GB are free; checkpoints in runs/ take up to "
+        f"{pace.disk(budget.trials) / 1e9:.2g} GB",
     )
 
 

@@ -1,21 +1,28 @@
-"""How fast trials of a space go on this machine, and how many of what length fit a time."""
+"""How fast trials of a space go on this machine, how long a search takes, and how many of what length fit a time."""
 
 import itertools
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from gantune.config import Asha, TrialConfig
-from gantune.data.data_set import BatchSource, DataSet
+from gantune.config import Hyperband, Median, NoScheduler, TrialConfig
+from gantune.data.data_set import BatchSource, DataSet, open_data
 from gantune.domains import FixedDraw, RandomDraw
+from gantune.errors import SpecError
 from gantune.metrics.reference import Reference
+from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
 from gantune.space import SearchSpace
-from gantune.trainer import GANTrainer
+from gantune.survey import Machine, look_at_machine
+from gantune.trainer import GANTrainer, choose_device
 
 TRIALS = (8, 24, 64)  # fewest, usual, most
 LEAST_SHARE = 0.2  # of enough samples, below which early scores tell little
 TIMED, TIMED_SECONDS = 8, 0.5  # configurations, the baseline among them, and the time that each is stepped
+DRAWS = 1000  # at most, to find those that are timed
+KEPT = 1.3  # checkpoints a trial, `best` being smaller than `latest`
 OVERHEAD = 1.25  # start-up, checkpoints, final scores, and trials that share one memory
 
 
@@ -27,6 +34,14 @@ class Pace:
     report: float
     checkpoint: int
 
+    def trial(self, samples: int, reports: int) -> float:
+        """Seconds of a trial with its whole budget."""
+        return samples * self.sample + reports * self.report
+
+    def disk(self, trials: int) -> float:
+        """Bytes that so many trials leave, at most."""
+        return trials * self.checkpoint * KEPT
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -37,12 +52,41 @@ class Budget:
     seconds: float
 
 
-def fit_budget(pace: Pace, enough: int, parallel: int, hours: float, reports: int) -> Budget:
-    """Trials and samples that fill the time: enough samples before more trials, and fewer trials before too few."""
-    share = OVERHEAD * share_trained() / parallel
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a search takes on this machine."""
+
+    seconds: float
+    disk: float
+    at_once: int
+    machine: Machine
+
+
+def forecast(space: SearchSpace, report: Callable[[str], None]) -> Forecast:
+    """How long a search takes here, from some seconds of training; the data and their features are made ready first.
+
+    Raises DataError where the data are missing or do not suit, SpecError where no draw can be trained.
+    """
+    images, device = open_data(space.data, report), choose_device()
+    reference = load_reference(prepare_reference(images, space.objective.features, report, device))
+    check_reference(images, space.objective, reference)
+    report("timing a few configurations")
+    pace, machine, budget = measure_pace(space, images, reference.to(device), device), look_at_machine(), space.budget
+    at_once = machine.at_once(space.resources)
+    whole = budget.trials * pace.trial(budget.samples_per_trial, space.objective.reports)
+    seconds = whole * OVERHEAD * share_trained(space) / at_once
+    return Forecast(seconds=seconds, disk=pace.disk(budget.trials), at_once=at_once, machine=machine)
+
+
+def fit_budget(pace: Pace, enough: int, parallel: int, hours: float, reports: int, trained: float) -> Budget:
+    """Trials and samples that fill the time: enough samples before more trials, and fewer trials before too few.
+
+    trained: the share of all trials' samples that is.
+    """
+    share = OVERHEAD * trained / parallel
 
     def seconds(trials: int, samples: int) -> float:
-        return trials * share * (samples * pace.sample + reports * pace.report)
+        return trials * share * pace.trial(samples, reports)
 
     fewest, usual, most = TRIALS
     fitting = (hours * 3600 / (usual * share) - reports * pace.report) / pace.sample
@@ -54,13 +98,29 @@ def fit_budget(pace: Pace, enough: int, parallel: int, hours: float, reports: in
     return Budget(trials=trials, samples=samples, seconds=seconds(trials, samples))
 
 
-def share_trained() -> float:
-    """The share of all trials' samples that is trained where ASHA stops at every rung what it may."""
-    scheduler, total, left, before = Asha(), 0.0, 1.0, 0.0
-    for rung in [*(at / 1000 for at in scheduler.rungs(1000)), 1.0]:
+def share_trained(space: SearchSpace) -> float:
+    """The share of all trials' samples that is trained where the scheduler stops what it may."""
+    scheduler, budget = space.search.scheduler, space.budget
+    if isinstance(scheduler, NoScheduler):
+        return 1.0
+    if isinstance(scheduler, Median):
+        share = (1 + scheduler.grace) / 2  # half is stopped, at the first report that it may be
+    elif isinstance(scheduler, Hyperband):
+        brackets = [_halved(rungs, scheduler.reduction, space) for rungs in scheduler.split(budget.samples_per_trial)]
+        numbers = range(budget.trials)
+        share = statistics.fmean(brackets[scheduler.bracket(n, budget.samples_per_trial)] for n in numbers)
+    else:
+        share = _halved(space.rungs(), scheduler.reduction, space)
+    return share + scheduler.spared * (1 - share)
+
+
+def _halved(rungs: Sequence[int], reduction: float, space: SearchSpace) -> float:
+    """The share of samples that is trained where every rung lets one in `reduction` pass."""
+    total, left, before = 0.0, 1.0, 0
+    for rung in [*rungs, space.budget.samples_per_trial]:
         total += left * (rung - before)
-        left, before = left / scheduler.reduction, rung
-    return total + scheduler.spared * (1 - total)
+        left, before = left / reduction, rung
+    return total / space.budget.samples_per_trial
 
 
 def _rounded(count: float) -> int:
@@ -72,11 +132,14 @@ def _rounded(count: float) -> int:
 def measure_pace(space: SearchSpace, images: DataSet, reference: Reference, device: torch.device) -> Pace:
     """The mean pace of the slower half of some configurations: a search comes to prefer the larger networks.
 
-    The baseline and random ones are stepped for half a second each, on one thread as trials are.
+    The first that the space gives and random ones are stepped for half a second each, on one thread as trials are.
+    Raises SpecError where none is found.
     """
-    draws = (space.draw(RandomDraw(seed), seed=seed) for seed in itertools.count())
-    configs = [space.draw(FixedDraw(space.baseline or {}), seed=0)]
-    configs += itertools.islice((config for config in draws if space.conflict(config) is None), TIMED - 1)
+    draws = (space.draw(RandomDraw(seed), seed=seed) for seed in range(DRAWS))
+    configs = [space.draw(FixedDraw(values), seed=0) for values in space.given()[:1]]
+    configs += itertools.islice((config for config in draws if space.conflict(config) is None), TIMED - len(configs))
+    if not configs:
+        raise SpecError(f"{space.name}: of {DRAWS} draws not one can be trained; see what its parts and rules forbid")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

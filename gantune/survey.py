@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from gantune.config import DataConfig
+from gantune.config import DataConfig, ResourcesConfig
 from gantune.data.cache import cache_directory
 from gantune.data.data_set import GREY, open_source
 from gantune.data.parquet import guess_columns
@@ -81,10 +81,12 @@ class Machine:
     gpu: str = ""
     free: int
 
-    @property
-    def parallel(self) -> int:
-        """How many trials run at once, with a GPU or a CPU core each."""
-        return self.gpus or self.cpus
+    def at_once(self, resources: ResourcesConfig) -> int:
+        """How many trials run at once; where nothing is said, a trial takes a GPU if there are any."""
+        gpus = resources.gpus_per_trial
+        gpus = float(self.gpus > 0) if gpus is None else gpus
+        fitting = self.cpus / resources.cpus_per_trial
+        return max(1, int(min(fitting, self.gpus / gpus) if gpus else fitting))
 
     def __str__(self) -> str:
         gpus = f"{self.gpus} x {self.gpu}" if self.gpus else "no GPU"

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,7 +199,8 @@ def test_check_shows_what_is_forbidden_and_how_many_draws_that_rejects(gantune):
     assert code == 0
     assert "forbidden: loss: hinge and batch_size: [32, 64]: it hurts\n" in out
     assert "rejected: about 100% of draws at random\n" in out
-    assert "rejected" not in gantune("check", DCGAN)[1]
+    assert "rejected: about 10% of draws at random\n" in gantune("check", DCGAN)[1]  # by what parts refuse
+    assert "rejected" not in gantune("check", DCGAN, "--set", "space.penalty=none", "--set", "baseline=null")[1]
 
 
 def test_check_numbers_the_first_configurations(gantune):
@@ -462,3 +464,15 @@ def test_a_component_in_the_users_own_folder_is_found(tmp_path):
     done = python(called + "from gantune.cli.main import main; main()", tmp_path)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_check_times_some_configurations_where_it_is_asked_to(gantune):
+    code, out, err = gantune("check", DCGAN, "--time", "--set", "data.size=8", "--set", "budget.trials=10")
+    assert code == 0, err
+    assert re.search(r"^time: about \w+ on .*, \d+ trials at once, going by 8 configurations of 0.5 s each$", out, re.M)
+    assert re.search(r"^disk: up to [\d.e-]+ GB, and [\d.e+]+ GB are free$", out, re.M)
+    assert "timing a few configurations" in err
+    nothing = "rules=[{forbid: {lr_g: 1e-5..1e-2}, why: x}]"
+    code, _, err = gantune("check", DCGAN, "--time", "--set", "baseline=null", "--set", nothing)
+    assert code == 2
+    assert "not one can be trained" in err

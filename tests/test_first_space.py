@@ -207,7 +207,7 @@ def test_a_budget_fits_its_time_unless_it_is_the_least():
     for _ in range(500):
         pace = Pace(sample=10 ** draw.uniform(-6, -1), report=10 ** draw.uniform(-3, 1), checkpoint=1)
         enough, hours = draw.randrange(96_000, 1_600_000), 10 ** draw.uniform(-2, 2)
-        found = fit_budget(pace, enough, draw.randrange(1, 17), hours, 12)
+        found = fit_budget(pace, enough, draw.randrange(1, 17), hours, 12, draw.uniform(0.2, 1))
         assert TRIALS[0] <= found.trials <= TRIALS[-1]
         assert 0.9 * LEAST_SHARE * enough <= found.samples <= enough
         assert found.seconds <= hours * 3600 or found.trials == TRIALS[0], (pace, found)
@@ -215,7 +215,7 @@ def test_a_budget_fits_its_time_unless_it_is_the_least():
 
 def test_more_workers_never_train_less():
     pace = Pace(sample=1e-3, report=0.5, checkpoint=1)
-    found = [fit_budget(pace, 400_000, workers, 1.0, 12) for workers in (1, 2, 4, 8, 64)]
+    found = [fit_budget(pace, 400_000, workers, 1.0, 12, 0.4) for workers in (1, 2, 4, 8, 64)]
     spent = [each.trials * each.samples for each in found]
     assert spent == sorted(spent)
 

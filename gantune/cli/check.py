@@ -19,11 +19,13 @@ DRAWS = 300  # to estimate how many of them are rejected
 @click.argument("space", type=click.Path(path_type=Path))
 @options.overrides
 @click.option("--json", "as_json", is_flag=True, help="Print the resolved space as JSON.")
-def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--time", "timed", is_flag=True, help="Train a few configurations for some seconds; say time and disk.")
+def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool) -> None:
     """Check SPACE and say what a search would run. Nothing is started.
 
     \b
     gantune check search_spaces/dcgan.yaml
+    gantune check search_spaces/dcgan.yaml --time
     """
     loaded = load_space(space, overrides)
     if as_json:
@@ -57,13 +59,30 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"confirmed: the {confirm.top} best, with {confirm.seeds} fresh seeds each")
     for rule in loaded.rules:
         click.echo(f"forbidden: {rule}")
-    if loaded.rules:
-        click.echo(f"rejected: about {_rejected(loaded):.0%} of draws at random")
+    rejected = _rejected(loaded)
+    if rejected:
+        click.echo(f"rejected: about {rejected:.0%} of draws at random")
     click.echo(f"baseline: {'trial 0' if loaded.baseline is not None else 'none'}")
     if loaded.first:
         numbers = range(len(loaded.given()))[-len(loaded.first) :]
         click.echo(f"first: trials {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"first: trial {numbers[0]}")
+    if timed:
+        click.echo(_cost(loaded))
     click.echo("OK. Nothing was started.")
+
+
+def _cost(space: SearchSpace) -> str:
+    """What a search takes on this machine."""
+    from gantune.pace import TIMED, TIMED_SECONDS, forecast
+    from gantune.search.screen import duration
+
+    found = forecast(space, lambda text: click.echo(text, err=True))
+    free = found.machine.free / 1e9
+    return (
+        f"time: about {duration(found.seconds)} on {found.machine}, {found.at_once} trials at once, going by {TIMED} "
+        f"configurations of {TIMED_SECONDS:g} s each\n"
+        f"disk: up to {found.disk / 1e9:.2g} GB, and {free:.3g} GB are free"
+    )
 
 
 def _rejected(space: SearchSpace) -> float:
