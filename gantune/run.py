@@ -278,16 +278,20 @@ def _difference(path: str, before: Any, after: Any) -> str:
     return f"{path}: {before} became {after}"
 
 
-def _session() -> dict[str, Any]:
-    packages = ("torch", "torchvision", "ray", "optuna", "numpy", "pyarrow", "scikit-learn")
+def versions() -> dict[str, str]:
+    """The packages that a run's numbers depend on, as they are installed."""
     found = {}
-    for name in packages:
+    for name in ("torch", "torchvision", "ray", "optuna", "numpy", "pyarrow", "scikit-learn"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    return found
+
+
+def _session() -> dict[str, Any]:
     machine = {"system": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]}
-    return {"gantune": __version__, "git": _git_commit(), "packages": found, "machine": machine}
+    return {"gantune": __version__, "git": _git_commit(), "packages": versions(), "machine": machine}
 
 
 def _git_commit() -> str | None:

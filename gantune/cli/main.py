@@ -17,6 +17,7 @@ VERBS = {
     "schema": "Print the language as JSON Schema, for editors.",
     "check": "Say what a search would run, and start nothing.",
     "train": "Train one configuration, with no search.",
+    "replay": "Train a trial again, and say whether the numbers are the same.",
     "sample": "Draw pictures from a checkpoint or an export.",
 }
 

@@ -1,0 +1,67 @@
+"""gantune replay"""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from gantune.cli import options
+
+
+@click.command("replay")
+@click.argument("trial", metavar="TRIAL")
+@click.argument("run", required=False)
+@options.runs
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Keep its checkpoints.  [default: do not]"
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+def command(trial: str, run: str | None, runs: Path, out: Path | None, device: str) -> None:
+    """Train TRIAL, such as 7, of RUN again from its record, and say whether the numbers are the same.
+
+    7.1 is a finalist's first run under a fresh seed. RUN is a path or a name below --runs; without it, the run last
+    used. Exit code 1: they differ, as on another kind of machine, or with other versions.
+
+    \b
+    gantune replay 7
+    gantune replay 7.1 dcgan --out again
+    """
+    from gantune.run import Run
+
+    number, _, repeat = trial.partition(".")
+    if not (number.isdecimal() and (repeat or "0").isdecimal()):
+        raise click.BadParameter("must be a trial's number, such as 7 or 7.1", param_hint="TRIAL")
+    opened = Run.open(run, runs)
+    from gantune.replay import replay
+    from gantune.trainer import choose_device
+
+    chosen, differing, numbers = choose_device(device), 0, 0
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if (folder / "latest.safetensors").exists():
+            raise click.BadParameter(f"{folder} holds a trial already; name another folder", param_hint="--out")
+        for report in replay(opened, int(number), int(repeat or 0), folder, chosen):
+            score = "-" if report.score is None else f"{report.score:.6g}"
+            told = [f"{name} {now} instead of {then}" for name, (then, now) in report.differences.items()]
+            more = f" and {len(told) - 2} more" if len(told) > 2 else ""
+            verdict = "; ".join(told[:2]) + more if told else "the same"
+            click.echo(f"{report.samples_seen:>12,} samples  {opened.score_name} {score}  {verdict}")
+            differing += len(told)
+            numbers += report.numbers
+    if differing:
+        changed = _changed(opened.manifest()["sessions"][-1]["packages"])
+        click.echo(f"#{trial} differs: {differing} of {numbers} numbers; {changed}")
+        sys.exit(1)
+    click.echo(f"#{trial} is the same: all {numbers} numbers, to the last bit")
+
+
+def _changed(recorded: Mapping[str, str]) -> str:
+    """Which packages have changed since the run was last driven."""
+    from gantune.run import versions
+
+    present = versions()
+    changed = [f"{name} was {then} and is {present[name]}" for name, then in recorded.items() if present[name] != then]
+    return ", ".join(changed) or "the versions are those of the run; was the machine or the device another?"

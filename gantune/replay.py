@@ -1,0 +1,81 @@
+"""Train a trial again from its record, and hold every number against the recorded one."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gantune.data.data_set import open_data
+from gantune.errors import RunError
+from gantune.metrics.reference_file import check_reference, load_reference
+from gantune.results import Row
+from gantune.run import Run
+from gantune.space import load_trial
+from gantune.trial import Progress, train_trial
+
+STATES = ("finished", "collapsed")  # that a trial comes to by itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """One report, trained again. `differences`: recorded and present value of every number that is not the same."""
+
+    samples_seen: int
+    score: float | None
+    numbers: int
+    differences: Mapping[str, tuple[float | str | None, float | str | None]]
+
+
+def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.device) -> Iterator[Replayed]:
+    """The reports of a trial, trained in `folder` as far as it came in its run.
+
+    The same on one kind of machine, device and count of threads, which is the run's own. Raises RunError where there
+    is no such trial, or nothing to compare with; DataError where the data are no longer the same.
+    """
+    recorded = _reports(run, number, repeat)
+    config = load_trial(run.trial_folder(number, repeat) / "config.yaml")
+    images, reference = open_data(config.data), load_reference(run.reference_path)
+    check_reference(images, config.objective, reference)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(run.manifest()["space"]["resources"]["cpus_per_trial"])))
+    try:
+        for progress in train_trial(config, images, reference, folder, device):
+            yield _compared(recorded.pop(progress.samples_seen, None), progress)
+            if not recorded:
+                return
+        for row in recorded.values():  # reports that did not come again
+            yield Replayed(
+                samples_seen=row.samples_seen, score=None, numbers=1, differences={"score": (row.score, None)}
+            )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _reports(run: Run, number: int, repeat: int) -> dict[int, Row]:
+    """The rows of a trial that hold measurements, by samples seen; of two at one moment, the later."""
+    rows = run.results.rows()
+    found = {row.samples_seen: row for row in rows if (row.trial, row.repeat) == (number, repeat) and row.samples_seen}
+    if not found:
+        told = sorted({row.trial for row in rows if row.repeat == repeat})
+        have = f"it has #{told[0]} to #{told[-1]}" if told else "it has none"
+        raise RunError(f"{run.folder}: no trial {number}{f'.{repeat}' if repeat else ''} has reported; {have}")
+    return dict(sorted(found.items()))
+
+
+def _compared(row: Row | None, progress: Progress) -> Replayed:
+    now: dict[str, float | str | None] = {
+        "score": progress.score,
+        "best_score": progress.best_score,
+        **progress.metrics,
+    }
+    then: dict[str, float | str | None] = {}
+    if row is not None:
+        then = {"score": row.score, "best_score": row.best_score, **row.metrics}
+        if row.state in STATES or progress.state in STATES:
+            now["state"], then["state"] = progress.state, row.state
+    names = dict.fromkeys([*now, *then])
+    differences = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
+    return Replayed(
+        samples_seen=progress.samples_seen, score=progress.score, numbers=len(names), differences=differences
+    )
