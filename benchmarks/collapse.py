@@ -25,7 +25,7 @@ from learning_curves import FAMILIES, SEEDS, TOP, Curve, Outcome, Outcomes, load
 
 from gantune.collapse import CollapseMonitor
 from gantune.config import Asha, CollapseConfig
-from gantune.search import schedulers
+from gantune.driver import schedulers
 
 AIMS = (  # policy, figure, and what it is to be at least, or at most for what is lost
     ("ours", "precision", 0.9),

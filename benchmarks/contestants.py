@@ -26,8 +26,8 @@ from gantune.collapse import CollapseMonitor
 from gantune.compatibility import conflict
 from gantune.config import CollapseConfig, TrialConfig, derive_seed
 from gantune.domains import Draw, FixedDraw, RandomDraw
-from gantune.search.schedulers import build_scheduler
-from gantune.search.study import Proposal, Study
+from gantune.driver.schedulers import build_scheduler
+from gantune.driver.study import Proposal, Study
 from gantune.space import SearchSpace
 
 FIRST_LOOK = 0.1  # of a full run, at the report nearest to which the top of random configurations is chosen

@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from gantune.driver.screen import Screen
+from gantune.driver.search import search
 from gantune.run import Run
-from gantune.search.screen import Screen
-from gantune.search.tune import search
 from gantune.space import load_space
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"

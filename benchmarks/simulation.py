@@ -20,7 +20,7 @@ from learning_curves import Curve, Report
 
 from gantune.config import Scalar, TrialConfig
 from gantune.domains import Branch, Choice, Domain, Uniform
-from gantune.search.study import Proposal
+from gantune.driver.study import Proposal
 from gantune.space import SearchSpace
 
 ROUNDING = 1e-9  # of a full run, in sums of shares

@@ -21,14 +21,14 @@ from gantune.config import (
 )
 from gantune.data.data_set import Batch
 from gantune.domains import Branch, Choice
+from gantune.driver.screen import Screen
+from gantune.driver.search import search
 from gantune.errors import AuditError, PluginError
 from gantune.losses import Game, hinge_d, negated_g
 from gantune.models.mlp import mlp
 from gantune.models.networks import ImageShape, Networks, PointShape
 from gantune.penalties import Penalty, zero_centred
 from gantune.run import Run
-from gantune.search.screen import Screen
-from gantune.search.tune import search
 from gantune.space import load_space
 from gantune.trainer import GANTrainer
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gantune.search.auto import sampler_of, shared, size
+from gantune.driver.auto import sampler_of, shared, size
 from gantune.space import load_space
 
 SPACE = """

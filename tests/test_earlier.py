@@ -6,11 +6,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from gantune.driver.earlier import take_over
+from gantune.driver.ledger import Ledger
+from gantune.driver.study import Study
 from gantune.results import Row
 from gantune.run import Run
-from gantune.search.earlier import take_over
-from gantune.search.ledger import Ledger
-from gantune.search.study import Study
 from gantune.space import load_space
 from gantune.trial import Progress
 

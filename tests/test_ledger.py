@@ -9,11 +9,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from gantune.collapse import Verdict
+from gantune.driver import books as books_module
+from gantune.driver.ledger import Ledger
+from gantune.driver.study import Study
 from gantune.errors import RunError
 from gantune.run import ENDED, Run
-from gantune.search import ledger as ledger_module
-from gantune.search.ledger import Ledger
-from gantune.search.study import Study
 from gantune.space import load_space, load_trial
 from gantune.trial import Progress
 
@@ -300,7 +300,7 @@ def test_a_study_that_lacks_trials_of_the_results_is_refused(books):
 
 def test_the_runs_clock_goes_on_across_sessions(books, monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     first = books.open()
     assert first.seconds() == 0
     first.next()
@@ -424,7 +424,7 @@ def test_a_score_that_missed_the_constraints_reaches_no_target(books):
 
 def test_the_hours_of_all_sessions_end_the_search(books, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     first = books.open("budget.hours=1")
     first.next()
     clock.now = 2000
@@ -478,7 +478,7 @@ def test_the_gpu_hours_of_all_trials_and_sessions_end_the_search(books):
 
 def test_the_cost_of_all_sessions_ends_the_search(books, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     budget = ("budget.cost=5", "budget.price_per_hour=2.5")
     first = books.open(*budget)
     first.next()
@@ -517,7 +517,7 @@ def test_open_trials_are_closed_with_the_budget_that_ended_them(books):
 )
 def test_time_left_is_guessed_from_the_pace_at_which_a_budget_is_spent(books, monkeypatch, budget):
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(ledger_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     first = books.open("budget.trials=100")
     first.next()
     clock.now += 15

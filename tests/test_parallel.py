@@ -2,9 +2,9 @@ import pytest
 
 from gantune.checkpoint import read_checkpoint
 from gantune.data.data_set import open_data
+from gantune.driver.parallel import train_parallel
 from gantune.errors import RunError
 from gantune.metrics.reference_file import prepare_reference
-from gantune.search.parallel import train_parallel
 from gantune.space import load_trial
 
 CONFIG = """

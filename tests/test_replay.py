@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from gantune.cli.replay import command
 from gantune.data.data_set import open_data
+from gantune.driver.ledger import Ledger
+from gantune.driver.study import Study
 from gantune.errors import GantuneError
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.run import Run
-from gantune.search.ledger import Ledger
-from gantune.search.study import Study
 from gantune.space import load_space
 from gantune.trial import train_trial
 

@@ -6,8 +6,8 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gantune.config import Asha, Hyperband, Median
+from gantune.driver.schedulers import Halving, Medians, Remembering, build_scheduler
 from gantune.results import Row
-from gantune.search.schedulers import Halving, Medians, Remembering, build_scheduler
 from gantune.space import load_space
 
 BUDGET = 1200

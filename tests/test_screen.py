@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from gantune.search.screen import Screen, duration
+from gantune.driver.screen import Screen, duration
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gantune.config import TrialConfig
-from gantune.search.study import Proposal
+from gantune.driver.study import Proposal
 from gantune.space import load_space
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

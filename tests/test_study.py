@@ -11,9 +11,10 @@ from optuna.trial import TrialState
 
 from gantune.compatibility import conflict
 from gantune.config import SearchConfig
+from gantune.driver import samplers as samplers_module
+from gantune.driver import study as study_module
+from gantune.driver.study import Study
 from gantune.errors import RunError
-from gantune.search import study as study_module
-from gantune.search.study import Study
 from gantune.space import load_space
 
 FLOOR = 500.0
@@ -242,7 +243,7 @@ def test_an_evolution_learns_nothing_good_from_a_trial_that_missed_a_constraint(
         number = study.propose().number
         study.report(number, 100, score)
         tell(study, number, "finished", score, {"recall >= 0.2": missed})
-    seen = study_module._Seen(plain(path), blind=True)._get_trials()
+    seen = samplers_module._Seen(plain(path), blind=True)._get_trials()
     assert [trial.value for trial in seen] == [5.0, 9.0, 9.0]
     assert [trial.value for trial in plain(path).trials] == [5.0, 9.0, 1.0]
 
@@ -452,7 +453,7 @@ def test_a_sampler_that_insists_gets_its_repetition_under_another_seed(path, spa
         def sample_independent(self, study, trial, name, distribution):
             return distribution.choices[0] if hasattr(distribution, "choices") else distribution.high
 
-    monkeypatch.setattr(study_module, "_sampler", lambda *given, **more: Insisting())
+    monkeypatch.setattr(study_module, "build_sampler", lambda *given, **more: Insisting())
     study = Study(path, replace(space, baseline=None), FLOOR)
     first, second = study.propose(), study.propose()
     assert first.config == replace(second.config, seed=first.config.seed)

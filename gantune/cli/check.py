@@ -9,7 +9,7 @@ import click
 from gantune.cli import options
 from gantune.config import Hyperband, Median, NoScheduler
 from gantune.domains import Branch, RandomDraw
-from gantune.search.auto import sampler_of
+from gantune.driver.auto import sampler_of
 from gantune.space import SearchSpace, load_space
 
 DRAWS = 300  # to estimate how many of them are rejected
@@ -73,8 +73,8 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
 
 def _cost(space: SearchSpace) -> str:
     """What a search takes on this machine."""
+    from gantune.driver.screen import duration
     from gantune.pace import TIMED, TIMED_SECONDS, forecast
-    from gantune.search.screen import duration
 
     found = forecast(space, lambda text: click.echo(text, err=True))
     free = found.machine.free / 1e9

@@ -43,8 +43,8 @@ def command(
     earlier = [Run.open(source, runs) for source in sources]
     if any(other.folder.resolve() == run.folder.resolve() for other in earlier):
         raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
-    from gantune.search.screen import Screen
-    from gantune.search.tune import search
+    from gantune.driver.screen import Screen
+    from gantune.driver.search import search
 
     if not search(loaded, run, Screen(), address, earlier):
         sys.exit(130)

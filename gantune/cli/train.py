@@ -57,7 +57,7 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
         say(f"{progress.samples_seen:>12,} samples  {name} {score}  {metrics}  {progress.seconds:.0f}s")
 
     if processes > 1:
-        from gantune.search.parallel import train_parallel
+        from gantune.driver.parallel import train_parallel
 
         progress = train_parallel(loaded, prepared, folder, processes, chosen.type, tell)
     else:

@@ -14,9 +14,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from gantune.config import TrialConfig
 from gantune.data.data_set import open_data
+from gantune.driver.connection import connected
 from gantune.errors import GantuneError, RunError
 from gantune.metrics.reference_file import load_reference
-from gantune.search.connection import connected
 from gantune.space import load_trial
 from gantune.trial import Progress, train_trial
 from gantune.world import World

@@ -5,8 +5,8 @@ import sys
 import time
 from typing import TextIO
 
+from gantune.driver.books import Books
 from gantune.results import Row
-from gantune.search.ledger import Books
 
 BAR = 20
 SECONDS_BETWEEN = 1.0

@@ -6,34 +6,29 @@ one, so the value alone would place a dead run above one that was stopped while 
 pruned, with the step at which it stopped. A draw that is not trained is told as failed: no sampler learns from those.
 """
 
-import copy
 import json
 import logging
 import math
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import optuna
-from optuna import samplers
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from gantune.config import Scalar, TrialConfig, derive_seed
-from gantune.domains import Branch, Choice, Domain, Uniform
+from gantune.driver.auto import size
+from gantune.driver.samplers import GENETIC, build_sampler, distribution_of
 from gantune.errors import RunError
-from gantune.search.auto import sampler_of, shared, size
 from gantune.space import SearchSpace
 
 MOST_REJECTIONS = 100
 MOST_IN_FINITE = 2000  # a finite space is searched on through long rows of combinations that do not go together
 MOST_REPEATS = 10
-FEWEST_SOURCES = 10
-GENETIC: dict[str, Any] = {"nsgaii": samplers.NSGAIISampler, "nsgaiii": samplers.NSGAIIISampler}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +70,7 @@ class Study:
             self._study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be opened as a study: {error}") from error
-        self._study.sampler = _sampler(space, self._study.trials)
+        self._study.sampler = build_sampler(space, self._study.trials)
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
         for frozen in self._study.get_trials(deepcopy=False):
@@ -106,14 +101,14 @@ class Study:
                     state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
                     value=self._worst() if collapsed or (value is None and not pruned) else value,
                     params=dict(one.parameters),
-                    distributions={name: _distribution(domains[name]) for name in one.parameters},
+                    distributions={name: distribution_of(domains[name]) for name in one.parameters},
                     user_attrs={"from": one.origin, "state": one.state},
                     system_attrs={kind._get_generation_key(): 0 for kind in GENETIC.values()},
                     intermediate_values=dict(one.reports),
                     constraints={**one.violations, "collapsed": 1.0 if collapsed else -1.0},
                 )
             )
-        self._study.sampler = _sampler(self._space, self._study.trials)
+        self._study.sampler = build_sampler(self._space, self._study.trials)
         return len(new)
 
     def try_first(self, known: Sequence[Known], source: str) -> int:
@@ -256,143 +251,3 @@ def _mend(journal: Path) -> None:
 def _key(parameters: Mapping[str, Any]) -> str:
     """Equal for equal configurations."""
     return json.dumps(parameters, sort_keys=True)
-
-
-def _sampler(space: SearchSpace, trials: Sequence[FrozenTrial]) -> samplers.BaseSampler:
-    """The configured sampler; its seed differs after every restart, or a restart would repeat its draws.
-
-    All but tpe, random and grid propose for what every configuration has; what exists in some branches only, and
-    what CMA-ES cannot take, is drawn value by value: by a TPE where the sampler learns, at random where it does not.
-    """
-    name, seed = sampler_of(space), derive_seed(space.search.seed, "sampler", len(trials)) % 2**32
-    every = {path: _distribution(domain) for path, domain in shared(space).items()}
-    numbers = {path: of for path, of in every.items() if not isinstance(of, CategoricalDistribution)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        rest = samplers.TPESampler(multivariate=False, constant_liar=True, seed=seed)
-        if name == "gp":
-            return _Shared(
-                samplers.GPSampler(seed=seed, independent_sampler=rest, warn_independent_sampling=False), every
-            )
-        if name == "cmaes":
-            whole = any(isinstance(of, IntDistribution) and not of.log for of in numbers.values())
-            evolution = samplers.CmaEsSampler(
-                seed=seed,
-                independent_sampler=rest,
-                warn_independent_sampling=False,
-                with_margin=whole,
-                source_trials=_sources(trials, numbers),
-            )
-            return _Shared(evolution, numbers, blind=True)
-        if name in GENETIC:
-            population = min(50, max(4, space.budget.trials // 5))
-            return _Shared(GENETIC[name](population_size=population, seed=seed), every)
-        if name == "qmc":  # one sequence over all sessions: the study counts how far it has come
-            fixed, others = derive_seed(space.search.seed, "sampler") % 2**32, samplers.RandomSampler(seed=seed)
-            sequence = samplers.QMCSampler(
-                scramble=True, seed=fixed, independent_sampler=others, warn_independent_sampling=False
-            )
-            return _Shared(sequence, every)
-        if name == "grid":
-            return _Grid(seed=seed)
-        if name == "random":
-            return samplers.RandomSampler(seed=seed)
-        return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
-def _sources(trials: Sequence[FrozenTrial], numbers: Mapping[str, BaseDistribution]) -> list[FrozenTrial] | None:
-    """Earlier runs' trials in CMA-ES's own parameters, to begin from; None for fewer than it takes a tenth of."""
-    found = [
-        optuna.trial.create_trial(
-            params={name: trial.params[name] for name in numbers}, distributions=dict(numbers), value=trial.values[0]
-        )
-        for trial in trials
-        if "from" in trial.user_attrs and trial.values and all(value <= 0 for value in trial.constraints.values())
-    ]
-    return found if len(found) >= FEWEST_SOURCES and numbers else None
-
-
-def _distribution(domain: Domain) -> BaseDistribution:
-    """What an open parameter is drawn from, as its trials have it."""
-    if isinstance(domain, Uniform) and domain.integer:
-        return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
-    if isinstance(domain, Uniform):
-        return FloatDistribution(domain.low, domain.high, log=domain.log)
-    assert isinstance(domain, Choice | Branch)
-    return CategoricalDistribution(tuple(domain.values if isinstance(domain, Choice) else domain.options))
-
-
-class _Grid(samplers.BruteForceSampler):
-    """Every combination once, in random order; those running are left out, rejected ones count as visited."""
-
-    def after_trial(self, *told: Any) -> None:
-        """Nothing: it would stop an optimize loop, of which there is none here."""
-
-
-class _Shared(samplers.BaseSampler):
-    """Another sampler, kept to the parameters that every configuration has.
-
-    Left alone it would take the parameters of the first trial, or of all trials so far, for those of every trial.
-    """
-
-    def __init__(self, inner: samplers.BaseSampler, space: dict[str, BaseDistribution], *, blind: bool = False) -> None:
-        self._inner = inner
-        self._space = space
-        self._blind = blind
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Give also a trial that is enqueued its place in a population."""
-        if isinstance(self._inner, samplers.BaseGASampler):
-            self._inner.get_trial_generation(self._seen(study), trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What every configuration has."""
-        return dict(self._space)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Values for it, drawn together."""
-        return self._inner.sample_relative(self._seen(study), trial, search_space) if search_space else {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A value for anything else."""
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def _seen(self, study: optuna.Study) -> optuna.Study:
-        return cast(optuna.Study, _Seen(study, self._blind))
-
-
-class _Seen:
-    """A study as those samplers should see it that learn from completed trials alone, of which early stops leave few.
-
-    A stopped trial counts at its lowest score; a constraint of which nothing is known is neither met nor missed, and
-    to the blind, who know of no constraints, an infeasible trial scores as the worst one does.
-    """
-
-    def __init__(self, study: optuna.Study, blind: bool) -> None:
-        self._study = study
-        self._blind = blind
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = [copy.copy(trial) for trial in self._study._get_trials(deepcopy=False, use_cache=use_cache)]
-        for trial in trials:
-            if trial.state == TrialState.PRUNED and trial.values:
-                trial.state = TrialState.COMPLETE
-        told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        constraints = sorted({key for trial in told for key in trial.constraints})
-        worst = max((trial.values[0] for trial in told), default=0.0)
-        for trial in told:
-            known = trial.constraints
-            others = {key: value for key, value in trial.system_attrs.items() if not key.startswith("constraints:")}
-            trial.system_attrs = others | {f"constraints:{key}": known.get(key, 0.0) for key in constraints}
-            if self._blind and any(value > 0 for value in known.values()):
-                trial.values = [worst]
-        return [trial for trial in trials if states is None or trial.state in states]

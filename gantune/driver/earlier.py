@@ -8,10 +8,10 @@ from typing import Any
 
 from gantune.config import Constraint, Scalar
 from gantune.domains import Branch
+from gantune.driver.auto import sampler_of
+from gantune.driver.study import Known, Study
 from gantune.results import Row
 from gantune.run import Run, trial_record
-from gantune.search.auto import sampler_of
-from gantune.search.study import Known, Study
 from gantune.space import SearchSpace
 
 BEST = 3  # configurations of a run whose scores do not compare

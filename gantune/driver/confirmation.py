@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from gantune.config import derive_seed
+from gantune.driver.books import NOTHING, Best, Books
+from gantune.driver.study import Proposal
 from gantune.results import Row
 from gantune.run import ENDED, Run
-from gantune.search.ledger import NOTHING, Best, Books
-from gantune.search.study import Proposal
 from gantune.space import SearchSpace, load_trial
 from gantune.trial import Progress
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from gantune.config import Asha, Hyperband, Median, NoScheduler
+from gantune.driver.certificate import Certificate
 from gantune.results import Row
-from gantune.search.certificate import Certificate
 from gantune.space import SearchSpace
 
 CONTINUE: str = TrialScheduler.CONTINUE

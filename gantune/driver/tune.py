@@ -1,36 +1,26 @@
-"""Run a search: Ray Tune executes what the ledger asks for. Tune's own experiment state is never relied upon."""
+"""Ray Tune executes what the books ask for. Tune's own experiment state is never relied upon."""
 
 import contextlib
 import logging
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune import Callback, Stopper
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from gantune.audit import audit_space
-from gantune.data.data_set import DataSet, open_data
+from gantune.driver.books import Books
+from gantune.driver.screen import Screen, duration
+from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
-from gantune.metrics.reference import Reference
-from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
 from gantune.run import Run
-from gantune.search.confirmation import Confirmation
-from gantune.search.connection import connected
-from gantune.search.earlier import take_over
-from gantune.search.ledger import Books, Ledger
-from gantune.search.schedulers import Remembering, build_scheduler
-from gantune.search.screen import Screen, duration
-from gantune.search.study import Study
-from gantune.search.trainable import GanTrainable
 from gantune.space import SearchSpace
-from gantune.trainer import choose_device
 from gantune.trial import Progress
 
 RETRIES = 2  # of a trial whose worker died; it continues from its checkpoint
@@ -52,11 +42,12 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         self._run = run
         self._share = {"threads": max(1, int(cpus)), "device": "cuda" if gpus else "cpu"}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial; nothing for now while one that is out may be asked for again."""
         proposal = self._books.next()
         if proposal is None:
             finished: str = Searcher.FINISHED
-            return finished
+            return None if self._books.running else finished
         return {
             "number": proposal.number,
             "folder": str(self._books.folder(proposal.number).resolve()),
@@ -120,83 +111,7 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
         return self.asked or bool(self._books.out_of_budget() or self._books.stuck())
 
 
-def search(
-    space: SearchSpace, run: Run, screen: Screen, address: str | None = None, earlier: Sequence[Run] = ()
-) -> bool:
-    """Carry a run to its end, from wherever it stands; False where a person stopped it before.
-
-    address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from.
-    Raises RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run.lock())
-        images = open_data(space.data, screen.passing)
-        continued = run.begin(space)
-        reference = _reference(space, run, images, screen)
-        noise_score = reference.noise_scores[space.objective.metric]
-        study = Study(run.study_path, space, noise_score)
-        for other in earlier:
-            screen.say(take_over(other, run, space, study))
-        ledger = Ledger(run, space, study)
-        if continued:
-            screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
-        seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
-        screen.say(
-            f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
-            f"score {reference.named(space.objective.metric)}, lower is better "
-            f"(uniform noise scores {noise_score:.4g}{seen})"
-        )
-        log = run.folder / "ray.log"
-        if not ledger.complete() and not ledger.out_of_budget():
-            screen.passing("trying whether every parameter has an effect")
-            audit_space(space, images.shape)
-            screen.passing("starting Ray")
-            stack.enter_context(connected(log, address))
-            scheduler = build_scheduler(space, ledger.rows)
-            if not _carry(space, run, ledger, scheduler, screen):
-                return False
-            for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
-                screen.say(str(rung))
-        run.results.merge()
-        if ledger.stuck():
-            raise RunError(f"{run.folder}: stopped, for trials fail one after another: {ledger.stuck()}")
-        if ledger.out_of_budget():
-            ledger.close(ledger.out_of_budget())
-            screen.say(f"search ended: {ledger.out_of_budget()}")
-        elif not ledger.complete():
-            raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
-        elif ledger.used_up():
-            screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
-        confirmation = Confirmation(run, space)
-        if confirmation.complete() or confirmation.out_of_budget():
-            return True
-        screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
-        if not ray.is_initialized():
-            stack.enter_context(connected(log, address))
-        if not _carry(space, run, confirmation, FIFOScheduler(), screen):
-            return False
-        run.results.merge()
-        if confirmation.stuck():
-            raise RunError(f"{run.folder}: stopped, for finalists fail one after another: {confirmation.stuck()}")
-        if not confirmation.complete():
-            screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
-        return True
-
-
-def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:
-    """The run's own copy of the yardstick, made at its beginning and the same ever after."""
-    if not run.reference_path.exists():
-        prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
-        partial = run.reference_path.with_suffix(".partial")
-        shutil.copyfile(prepared, partial)
-        os.replace(partial, run.reference_path)
-    reference = load_reference(run.reference_path)
-    check_reference(images, space.objective, reference)
-    run.settle(reference.named(space.objective.metric), reference.key)
-    return reference
-
-
-def _carry(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen) -> bool:
+def carry(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen) -> bool:
     """Train what the books ask for; False where a person stopped it."""
     limit = _Limit(books)
     with _stop_on_signal(limit):

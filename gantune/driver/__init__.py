@@ -1,0 +1,1 @@
+"""The driver of a search: Optuna proposes, Ray Tune executes, the run directory remembers."""

@@ -1,0 +1,165 @@
+"""The books of a search: what the study is told, and what it proposes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gantune.driver.books import NOTHING, Best, Books
+from gantune.driver.study import Proposal, Study
+from gantune.errors import RunError
+from gantune.results import Row
+from gantune.run import ENDED, Run
+from gantune.space import SearchSpace
+from gantune.trial import Progress
+
+
+class Ledger(Books):
+    """Books of one search, carried on from its rows and study where it existed before."""
+
+    def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
+        every = run.results.rows()
+        super().__init__(run, space, every)
+        self._study = study
+        self._constraints = space.objective.constraints
+        rows = [row for row in every if not row.repeat]
+        self._last = {row.trial: row for row in rows}
+        self._known = {(row.trial, row.samples_seen) for row in rows}
+        self.rows = rows
+        if rows and not study.knows(max(self._last)):
+            raise RunError(f"{run.study_path}: lacks trials that the results hold; put it back, or use --name")
+        self._lowest: dict[int, float] = {}
+        self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
+        for row in rows:
+            self._note_best(row)
+        self._waiting = self._reconcile()
+
+    def _reconcile(self) -> list[Proposal]:
+        """Tell the study what the rows know; what is then still open is to be trained on."""
+        waiting = []
+        for proposal in self._study.open_proposals():
+            for row in self.rows:
+                if row.trial == proposal.number:
+                    self._report(row)
+            last = self._last.get(proposal.number)
+            if last is not None and last.state in ENDED:
+                self._tell(last)
+            else:
+                waiting.append(proposal)
+        return waiting
+
+    def next(self) -> Proposal | None:
+        """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
+        if self.out_of_budget() or self.stuck():
+            return None
+        proposal = None
+        if self._waiting:
+            proposal = self._waiting.pop(0)
+        elif self._study.proposed() < self._budget.trials:
+            proposal = self._study.propose()
+        return None if proposal is None else self._issue(proposal)
+
+    def identity(self, number: int) -> tuple[int, int]:
+        """A trial of the search is the first of its configuration."""
+        return number, 0
+
+    def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
+        """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
+        if not self._study.is_open(number):
+            return None
+        self._failures = []
+        state, cause = progress.state, progress.verdict.cause
+        ended: str = state if state != "running" else "pruned" if stopped else "running"
+        if ended == "pruned":
+            cause = f"stopped by the scheduler at {progress.samples_seen:,} samples"
+        if ended == "running" and (number, progress.samples_seen) in self._known:
+            return None  # a trial that continues repeats its last report
+        row = self._row(number, ended, progress, cause)
+        self._append(row)
+        self._report(row)
+        if ended == "running":
+            return None
+        self._tell(row)
+        return row
+
+    def fail(self, number: int, cause: str) -> Row | None:
+        """Note that a trial could not be trained."""
+        self._failures.append(cause)
+        return self._end(number, "failed", cause)
+
+    def close(self, cause: str) -> None:
+        """End all open trials: no more is to be spent on this run."""
+        for proposal in list(self._proposals.values()):
+            self._end(proposal.number, "pruned", cause)
+        for proposal in self._waiting:
+            self._proposals[proposal.number] = proposal
+            self._end(proposal.number, "pruned", cause)
+        self._waiting = []
+
+    def _end(self, number: int, state: str, cause: str) -> Row | None:
+        if not self._study.is_open(number):
+            return None
+        last = self._last.get(number)
+        if last is None:
+            row = self._row(number, state, NOTHING, cause)
+        else:
+            row = replace(last, state=state, cause=cause, run_seconds=self.seconds())
+        self._append(row)
+        self._tell(row)
+        return row
+
+    def _append(self, row: Row) -> None:
+        self._write(row)
+        self.rows.append(row)
+        self._last[row.trial] = row
+        self._known.add((row.trial, row.samples_seen))
+        self._note_best(row)
+
+    def _report(self, row: Row) -> None:
+        """Pass a report on to the study: the lowest score so far, for a trial is its best checkpoint."""
+        if row.score is not None:
+            lowest = min(row.score, self._lowest.get(row.trial, row.score))
+            self._lowest[row.trial] = lowest
+            self._study.report(row.trial, row.samples_seen, lowest)
+
+    def _tell(self, row: Row) -> None:
+        attributes = {"cause": row.cause, "samples_seen": row.samples_seen, "verdict": row.verdict}
+        score = row.best_score if row.best_score is not None else self._lowest.get(row.trial)
+        violations = {
+            str(item): -1.0 if row.best_score is not None else item.violation(row.metrics[item.metric])
+            for item in self._constraints
+            if item.metric in row.metrics
+        }
+        self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations)
+        if row.trial in self._proposals:
+            self._close(row.trial, row.state)
+
+    def _note_best(self, row: Row) -> None:
+        if row.state in ("collapsed", "failed"):
+            if self.best is not None and self.best.trial == row.trial:
+                self.best = None
+                for other in self._survivors():
+                    self._note_best(other)
+        elif row.best_score is not None and (self.best is None or row.best_score < self.best.score):
+            self.best = Best(trial=row.trial, score=row.best_score)
+
+    def _survivors(self) -> Iterator[Row]:
+        return (row for row in self._last.values() if row.state not in ("collapsed", "failed"))
+
+    @property
+    def asked(self) -> int:
+        """How many trials the budget asks for, or how many there can be."""
+        return self._study.proposed() if self.used_up() else self._budget.trials
+
+    def used_up(self) -> bool:
+        """Whether the space holds no further configuration, though the budget asks for more."""
+        return self._study.used_up() and self._study.proposed() < self._budget.trials
+
+    def complete(self) -> bool:
+        """Whether every asked trial has ended."""
+        return sum(self.ended.values()) >= self.asked and not self._proposals and not self._waiting
+
+    def out_of_budget(self) -> str:
+        """Why nothing more is to be spent, or nothing."""
+        target = self._budget.target
+        if target is not None and self.best is not None and self.best.score <= target:
+            return f"the target of {target:g} was reached by #{self.best.trial}"
+        return super().out_of_budget()

@@ -1,0 +1,159 @@
+"""Which of Optuna's samplers a search draws with, fitted to branches, open trials and early stops."""
+
+import copy
+import warnings
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, cast
+
+import optuna
+from optuna import samplers
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from gantune.config import derive_seed
+from gantune.domains import Branch, Choice, Domain, Uniform
+from gantune.driver.auto import sampler_of, shared
+from gantune.space import SearchSpace
+
+FEWEST_SOURCES = 10
+GENETIC: dict[str, Any] = {"nsgaii": samplers.NSGAIISampler, "nsgaiii": samplers.NSGAIIISampler}
+
+
+def build_sampler(space: SearchSpace, trials: Sequence[FrozenTrial]) -> samplers.BaseSampler:
+    """The configured sampler; its seed differs after every restart, or a restart would repeat its draws.
+
+    All but tpe, random and grid propose for what every configuration has; what exists in some branches only, and
+    what CMA-ES cannot take, is drawn value by value: by a TPE where the sampler learns, at random where it does not.
+    """
+    name, seed = sampler_of(space), derive_seed(space.search.seed, "sampler", len(trials)) % 2**32
+    every = {path: distribution_of(domain) for path, domain in shared(space).items()}
+    numbers = {path: of for path, of in every.items() if not isinstance(of, CategoricalDistribution)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        rest = samplers.TPESampler(multivariate=False, constant_liar=True, seed=seed)
+        if name == "gp":
+            return _Shared(
+                samplers.GPSampler(seed=seed, independent_sampler=rest, warn_independent_sampling=False), every
+            )
+        if name == "cmaes":
+            whole = any(isinstance(of, IntDistribution) and not of.log for of in numbers.values())
+            evolution = samplers.CmaEsSampler(
+                seed=seed,
+                independent_sampler=rest,
+                warn_independent_sampling=False,
+                with_margin=whole,
+                source_trials=_sources(trials, numbers),
+            )
+            return _Shared(evolution, numbers, blind=True)
+        if name in GENETIC:
+            population = min(50, max(4, space.budget.trials // 5))
+            return _Shared(GENETIC[name](population_size=population, seed=seed), every)
+        if name == "qmc":  # one sequence over all sessions: the study counts how far it has come
+            fixed, others = derive_seed(space.search.seed, "sampler") % 2**32, samplers.RandomSampler(seed=seed)
+            sequence = samplers.QMCSampler(
+                scramble=True, seed=fixed, independent_sampler=others, warn_independent_sampling=False
+            )
+            return _Shared(sequence, every)
+        if name == "grid":
+            return _Grid(seed=seed)
+        if name == "random":
+            return samplers.RandomSampler(seed=seed)
+        return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def _sources(trials: Sequence[FrozenTrial], numbers: Mapping[str, BaseDistribution]) -> list[FrozenTrial] | None:
+    """Earlier runs' trials in CMA-ES's own parameters, to begin from; None for fewer than it takes a tenth of."""
+    found = [
+        optuna.trial.create_trial(
+            params={name: trial.params[name] for name in numbers}, distributions=dict(numbers), value=trial.values[0]
+        )
+        for trial in trials
+        if "from" in trial.user_attrs and trial.values and all(value <= 0 for value in trial.constraints.values())
+    ]
+    return found if len(found) >= FEWEST_SOURCES and numbers else None
+
+
+def distribution_of(domain: Domain) -> BaseDistribution:
+    """What an open parameter is drawn from, as its trials have it."""
+    if isinstance(domain, Uniform) and domain.integer:
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+    if isinstance(domain, Uniform):
+        return FloatDistribution(domain.low, domain.high, log=domain.log)
+    assert isinstance(domain, Choice | Branch)
+    return CategoricalDistribution(tuple(domain.values if isinstance(domain, Choice) else domain.options))
+
+
+class _Grid(samplers.BruteForceSampler):
+    """Every combination once, in random order; those running are left out, rejected ones count as visited."""
+
+    def after_trial(self, *told: Any) -> None:
+        """Nothing: it would stop an optimize loop, of which there is none here."""
+
+
+class _Shared(samplers.BaseSampler):
+    """Another sampler, kept to the parameters that every configuration has.
+
+    Left alone it would take the parameters of the first trial, or of all trials so far, for those of every trial.
+    """
+
+    def __init__(self, inner: samplers.BaseSampler, space: dict[str, BaseDistribution], *, blind: bool = False) -> None:
+        self._inner = inner
+        self._space = space
+        self._blind = blind
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Give also a trial that is enqueued its place in a population."""
+        if isinstance(self._inner, samplers.BaseGASampler):
+            self._inner.get_trial_generation(self._seen(study), trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What every configuration has."""
+        return dict(self._space)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Values for it, drawn together."""
+        return self._inner.sample_relative(self._seen(study), trial, search_space) if search_space else {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A value for anything else."""
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def _seen(self, study: optuna.Study) -> optuna.Study:
+        return cast(optuna.Study, _Seen(study, self._blind))
+
+
+class _Seen:
+    """A study as those samplers should see it that learn from completed trials alone, of which early stops leave few.
+
+    A stopped trial counts at its lowest score; a constraint of which nothing is known is neither met nor missed, and
+    to the blind, who know of no constraints, an infeasible trial scores as the worst one does.
+    """
+
+    def __init__(self, study: optuna.Study, blind: bool) -> None:
+        self._study = study
+        self._blind = blind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = [copy.copy(trial) for trial in self._study._get_trials(deepcopy=False, use_cache=use_cache)]
+        for trial in trials:
+            if trial.state == TrialState.PRUNED and trial.values:
+                trial.state = TrialState.COMPLETE
+        told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        constraints = sorted({key for trial in told for key in trial.constraints})
+        worst = max((trial.values[0] for trial in told), default=0.0)
+        for trial in told:
+            known = trial.constraints
+            others = {key: value for key, value in trial.system_attrs.items() if not key.startswith("constraints:")}
+            trial.system_attrs = others | {f"constraints:{key}": known.get(key, 0.0) for key in constraints}
+            if self._blind and any(value > 0 for value in known.values()):
+                trial.values = [worst]
+        return [trial for trial in trials if states is None or trial.state in states]

@@ -1,0 +1,102 @@
+"""A search from beginning to end: its run, its books, its finalists."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+
+import ray
+from ray.tune.schedulers import FIFOScheduler
+
+from gantune.audit import audit_space
+from gantune.data.data_set import DataSet, open_data
+from gantune.driver.confirmation import Confirmation
+from gantune.driver.connection import connected
+from gantune.driver.earlier import take_over
+from gantune.driver.ledger import Ledger
+from gantune.driver.schedulers import Remembering, build_scheduler
+from gantune.driver.screen import Screen
+from gantune.driver.study import Study
+from gantune.driver.tune import carry
+from gantune.errors import RunError
+from gantune.metrics.reference import Reference
+from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
+from gantune.run import Run
+from gantune.space import SearchSpace
+from gantune.trainer import choose_device
+
+
+def search(
+    space: SearchSpace, run: Run, screen: Screen, address: str | None = None, earlier: Sequence[Run] = ()
+) -> bool:
+    """Carry a run to its end, from wherever it stands; False where a person stopped it before.
+
+    address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from.
+    Raises RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.lock())
+        images = open_data(space.data, screen.passing)
+        continued = run.begin(space)
+        reference = _reference(space, run, images, screen)
+        noise_score = reference.noise_scores[space.objective.metric]
+        study = Study(run.study_path, space, noise_score)
+        for other in earlier:
+            screen.say(take_over(other, run, space, study))
+        ledger = Ledger(run, space, study)
+        if continued:
+            screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
+        seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
+        screen.say(
+            f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
+            f"score {reference.named(space.objective.metric)}, lower is better "
+            f"(uniform noise scores {noise_score:.4g}{seen})"
+        )
+        log = run.folder / "ray.log"
+        if not ledger.complete() and not ledger.out_of_budget():
+            screen.passing("trying whether every parameter has an effect")
+            audit_space(space, images.shape)
+            screen.passing("starting Ray")
+            stack.enter_context(connected(log, address))
+            scheduler = build_scheduler(space, ledger.rows)
+            if not carry(space, run, ledger, scheduler, screen):
+                return False
+            for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
+                screen.say(str(rung))
+        run.results.merge()
+        if ledger.stuck():
+            raise RunError(f"{run.folder}: stopped, for trials fail one after another: {ledger.stuck()}")
+        if ledger.out_of_budget():
+            ledger.close(ledger.out_of_budget())
+            screen.say(f"search ended: {ledger.out_of_budget()}")
+        elif not ledger.complete():
+            raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
+        elif ledger.used_up():
+            screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
+        confirmation = Confirmation(run, space)
+        if confirmation.complete() or confirmation.out_of_budget():
+            return True
+        screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
+        if not ray.is_initialized():
+            stack.enter_context(connected(log, address))
+        if not carry(space, run, confirmation, FIFOScheduler(), screen):
+            return False
+        run.results.merge()
+        if confirmation.stuck():
+            raise RunError(f"{run.folder}: stopped, for finalists fail one after another: {confirmation.stuck()}")
+        if not confirmation.complete():
+            screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
+        return True
+
+
+def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:
+    """The run's own copy of the yardstick, made at its beginning and the same ever after."""
+    if not run.reference_path.exists():
+        prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
+        partial = run.reference_path.with_suffix(".partial")
+        shutil.copyfile(prepared, partial)
+        os.replace(partial, run.reference_path)
+    reference = load_reference(run.reference_path)
+    check_reference(images, space.objective, reference)
+    run.settle(reference.named(space.objective.metric), reference.key)
+    return reference

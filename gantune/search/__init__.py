@@ -1,1 +1,0 @@
-"""The search: Optuna proposes, Ray Tune executes, the run directory remembers."""
