@@ -257,6 +257,39 @@ def test_a_later_session_does_not_repeat_the_draws_of_an_earlier_one(path, space
     assert len({combinations(proposal.config) for proposal in drawn}) == 12
 
 
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "grid"])
+def test_a_driver_that_is_killed_proposes_what_it_would_have_proposed(tmp_path, load, sampler):
+    space = load(FINITE if sampler == "grid" else SPACE)
+    space = replace(space, baseline=None, search=SearchConfig(sampler=sampler))
+
+    def proposals(folder, sessions):
+        (tmp_path / folder).mkdir()
+        found = []
+        for _ in range(sessions):
+            study = Study(tmp_path / folder / "study.journal", space, FLOOR)
+            for _ in range(12 // sessions):
+                found.append(study.propose())
+                study.report(found[-1].number, 100, 9.0 + len(found))
+                tell(study, found[-1].number, ["pruned", "finished"][len(found) % 2], 9.0 + len(found))
+        return found
+
+    assert proposals("interrupted", 4) == proposals("whole", 1)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "gp", "tpe"])
+def test_a_sampler_that_insists_on_what_cannot_be_trained_is_left_for_random_draws(path, load, sampler, monkeypatch):
+    class Insisting(optuna.samplers.RandomSampler):
+        def sample_independent(self, study, trial, name, distribution):
+            return distribution.choices[0] if name.endswith("norm_d") else distribution.high
+
+    build = study_module.build_sampler
+    monkeypatch.setattr(
+        study_module, "build_sampler", lambda *given, stuck: build(*given, stuck=True) if stuck else Insisting()
+    )
+    space = replace(load(CONFLICTING), search=SearchConfig(sampler=sampler))
+    assert Study(path, space, FLOOR).propose().config.architecture.option("norm_d") == "layer"
+
+
 def test_a_quasi_random_sequence_goes_on_where_it_stood(tmp_path, space):
     space = replace(space, baseline=None, search=SearchConfig(sampler="qmc"))
 

@@ -19,8 +19,10 @@ FEWEST_SOURCES = 10
 GENETIC: dict[str, Any] = {"nsgaii": samplers.NSGAIISampler, "nsgaiii": samplers.NSGAIIISampler}
 
 
-def build_sampler(space: SearchSpace, trials: Sequence[FrozenTrial]) -> samplers.BaseSampler:
-    """The configured sampler; its seed differs after every restart, or a restart would repeat its draws.
+def build_sampler(space: SearchSpace, trials: Sequence[FrozenTrial], *, stuck: bool = False) -> samplers.BaseSampler:
+    """The configured sampler for the next draw; its seed follows from the search's and from how many trials are known.
+
+    `stuck` asks for random draws, but of a grid, which is stuck nowhere.
 
     All but tpe, random and grid propose for what every configuration has; what exists in some branches only, and
     what CMA-ES cannot take, is drawn value by value: by a TPE where the sampler learns, at random where it does not.
@@ -30,6 +32,8 @@ def build_sampler(space: SearchSpace, trials: Sequence[FrozenTrial]) -> samplers
     numbers = {path: of for path, of in every.items() if not isinstance(of, CategoricalDistribution)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if stuck and name != "grid":
+            return samplers.RandomSampler(seed=seed)
         rest = samplers.TPESampler(multivariate=False, constant_liar=True, seed=seed)
         if name == "gp":
             return _Shared(

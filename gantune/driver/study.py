@@ -29,6 +29,7 @@ from gantune.space import SearchSpace
 MOST_REJECTIONS = 100
 MOST_IN_FINITE = 2000  # a finite space is searched on through long rows of combinations that do not go together
 MOST_REPEATS = 10
+MOST_INSISTED = 20  # invalid draws in a row, after which the next are random: a sampler that insists learns from none
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,12 @@ class Study:
             self._study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be opened as a study: {error}") from error
-        self._study.sampler = build_sampler(space, self._study.trials)
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state.is_finished() and "from" not in frozen.user_attrs:
                 self._drawn.setdefault(_key(frozen.params), frozen.number)
+        self._study.sampler = self._sampler()  # for what a kill left undrawn
         self._open = {
             frozen.number: optuna.Trial(self._study, frozen._trial_id)
             for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
@@ -108,7 +109,6 @@ class Study:
                     constraints={**one.violations, "collapsed": 1.0 if collapsed else -1.0},
                 )
             )
-        self._study.sampler = build_sampler(self._space, self._study.trials)
         return len(new)
 
     def try_first(self, known: Sequence[Known], source: str) -> int:
@@ -132,15 +132,17 @@ class Study:
         sampler that insists, a repetition is taken: its seed is another. Raises RunError where the space seems to
         hold no valid configuration.
         """
-        repeats = 0
+        invalid = repeats = 0
         limit = MOST_REJECTIONS if math.isinf(self._size) else MOST_IN_FINITE
         for _ in range(limit):
             if self.used_up():
                 break
+            self._study.sampler = self._sampler(stuck=invalid >= MOST_INSISTED)
             trial = self._study.ask()
             self._open[trial.number] = trial
             proposal = self._draw_valid(trial.number, trial)
             if proposal is None:
+                invalid += 1
                 continue
             first = self._drawn[_key(trial.params)]
             if first == trial.number or repeats == MOST_REPEATS:
@@ -153,6 +155,10 @@ class Study:
         reason = [reason for reason in told if reason][-1]
         what = f"all {len(self._drawn)} configurations" if self.used_up() else f"{limit} draws in a row"
         raise RunError(f"{what} were invalid, the last because: {reason}")
+
+    def _sampler(self, *, stuck: bool = False) -> optuna.samplers.BaseSampler:
+        """A new one for every draw: it remembers nothing but the study, and so is the same after a restart."""
+        return build_sampler(self._space, self._study.get_trials(deepcopy=False), stuck=stuck)
 
     def used_up(self) -> bool:
         """Whether the space is finite, and every configuration has been drawn."""
