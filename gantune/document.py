@@ -1,9 +1,12 @@
 """A YAML file as a tree that knows where everything stands, and problems that point at it."""
 
+import numbers
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -12,6 +15,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from gantune.config import Scalar
 from gantune.errors import SpecError
 
+GIVEN = "space"  # what values are called that no file holds
 MAX_DEPTH = 20
 MAX_VALUES = 10_000
 OPTIONAL = ("space", "rules", "baseline", "first")  # where null takes away what an extended file has
@@ -26,6 +30,7 @@ class Place:
     line: int = 0
     column: int = 0
     width: int = 1
+    path: str = ""  # where it stands in values that no text was read from; `line` then only counts them
 
 
 @dataclass(slots=True)
@@ -70,6 +75,8 @@ class Problems:
             raise SpecError("\n".join([*(self._render(*item) for item in order), count]))
 
     def _render(self, place: Place, message: str, fix: str) -> str:
+        if place.path:
+            return f"{place.path}  {message}" + (f"\n  {fix}" if fix else "")
         head = f"{place.source}:{place.line + 1}:{place.column + 1}  {message}"
         lines = self.texts.get(place.source, "").splitlines()
         if place.line >= len(lines):
@@ -80,21 +87,55 @@ class Problems:
         return f"{head}\n{gutter}{lines[place.line]}\n{pointer} {fix}".rstrip()
 
 
-def load(path: Path | str, overrides: Sequence[str], problems: Problems, known: Mapping[str, object]) -> Node:
-    """Read a file, lay it over the one that it extends, and `path=value` overrides over both.
+def load(
+    source: Path | str | Mapping[str, Any], overrides: Sequence[str], problems: Problems, known: Mapping[str, object]
+) -> Node:
+    """Read a file, or the same as nested dicts, lay it over the one that it extends, and `path=value` over both.
 
     known: the sections that a path may start with. Raises SpecError where a file cannot be read or is not YAML:
     nothing more can then be said.
     """
-    try:
-        text = _read(path)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path}: cannot be read: {_reason(error)}. Nothing was started.") from error
-    root = _extended(_parse_file(text, path, problems), Path(path), problems)
+    if isinstance(source, Mapping):
+        given = _given(source, "", problems, count(), depth=0)
+        problems.raise_if_any()
+        root = _extended(given, Path(GIVEN), problems)
+    else:
+        try:
+            text = _read(source)
+        except (OSError, ValueError) as error:
+            raise SpecError(f"{source}: cannot be read: {_reason(error)}. Nothing was started.") from error
+        root = _extended(_parse_file(text, source, problems), Path(source), problems)
     for override in overrides:
         _override(root, override, problems, known)
     problems.raise_if_any()
     return root
+
+
+def _given(value: Any, path: str, problems: Problems, counted: Iterator[int], depth: int) -> Node:
+    """Plain values as a tree whose places are paths, such as `space.loss`."""
+    place = Place(GIVEN, next(counted), path=path or GIVEN)
+    if depth > MAX_DEPTH:
+        problems.add(place, "nested too deeply", "nothing must contain itself")
+        return Node(None, place)
+    if isinstance(value, Mapping):
+        entries = {
+            str(key): _given(child, f"{path}.{key}" if path else str(key), problems, counted, depth + 1)
+            for key, child in value.items()
+        }
+        for child in entries.values():
+            child.key = child.place
+        return Node(entries, place)
+    if isinstance(value, list | tuple):
+        items = [_given(child, f"{path}[{at}]", problems, counted, depth + 1) for at, child in enumerate(value)]
+        return Node(items, place)
+    if isinstance(value, os.PathLike):
+        return Node(os.fspath(value), place)
+    if value is None or isinstance(value, bool | str):
+        return Node(value, place)
+    if isinstance(value, numbers.Real):  # NumPy's, too
+        return Node(int(value) if isinstance(value, numbers.Integral) else float(value), place)
+    problems.add(place, f"expected a plain value, got a {type(value).__name__}", "as a YAML file could hold it")
+    return Node(None, place)
 
 
 def _read(path: Path | str) -> str:

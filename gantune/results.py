@@ -87,6 +87,10 @@ class Results:
         found = {(row.trial, row.repeat, row.samples_seen, row.state): row for row in self._read_all()}
         return sorted(found.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
 
+    def table(self) -> pa.Table:
+        """All rows, in the same order."""
+        return _table(self.rows())
+
     def _read_all(self) -> list[Row]:
         """Every row; where the writer merged parts away since they were listed, they are listed anew."""
         while True:
@@ -99,17 +103,12 @@ class Results:
         return sorted(self._folder.glob("part-*.parquet"))
 
     def _write(self, rows: list[Row]) -> None:
-        columns: dict[str, list[Any]] = {
-            field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)
-        }
-        for name in ("metrics", "evidence"):
-            columns[name] = [list(value.items()) for value in columns[name]]
         taken = [int(part.stem.partition("-")[2]) for part in self._parts()]
         path = self._folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
         partial = path.with_name(f".{path.stem}.partial")  # readers of Parquet folders pass over names with a dot
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table(columns, schema=SCHEMA), partial, write_page_checksum=True)
+            pq.write_table(_table(rows), partial, write_page_checksum=True)
             with open(partial, "rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, path)
@@ -117,6 +116,13 @@ class Results:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise RunError(f"{path}: cannot be written: {error.strerror or error}; results so far are safe") from error
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    columns: dict[str, list[Any]] = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+    for name in ("metrics", "evidence"):
+        columns[name] = [list(value.items()) for value in columns[name]]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _read(parts: list[Path]) -> list[Row]:

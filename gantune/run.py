@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from gantune import __version__
@@ -72,6 +73,9 @@ class Run:
         self.folder = folder
         self.results = Results(folder / "results")
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
     @property
     def name(self) -> str:
         """The directory's name."""
@@ -111,12 +115,23 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock")
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.2)  # whoever looks whether it is driven has it for a moment
         except Timeout as error:
-            raise RunError(f"{self.folder}: another search is driving this run; wait for it, or use --name") from error
+            raise RunError(
+                f"{self.folder}: another search is driving this run; wait for it, end it with `gantune stop`, "
+                "or use --name"
+            ) from error
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror or error}; use --runs") from error
         return lock
+
+    def driven(self) -> bool:
+        """Whether a search is driving this run, here or on another machine."""
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def begin(self, space: SearchSpace) -> bool:
         """Make the run or continue it; True where it existed. Raises RunError where it was made from another space."""
@@ -183,6 +198,10 @@ class Run:
         """Every trial of the search that has reported, by number."""
         return [record for record in self._records() if not record.repeat]
 
+    def table(self) -> pa.Table:
+        """Every report as a row of an Arrow table; `.to_pandas()` makes a data frame of it."""
+        return self.results.table()
+
     def repeats(self) -> list[TrialRecord]:
         """Every run of a finalist under a fresh seed that has reported, by number and repeat."""
         return [record for record in self._records() if record.repeat]
@@ -206,12 +225,16 @@ class Run:
             return None
         return next((trial for trial in trials if trial.number == 0), None)
 
-    def best(self, trials: Iterable[TrialRecord], standings: Sequence[Standing] = ()) -> TrialRecord:
+    def best(
+        self, trials: Iterable[TrialRecord] | None = None, standings: Sequence[Standing] | None = None
+    ) -> TrialRecord:
         """The confirmed finalist that stands first; without standings, the surviving trial of the lowest score.
 
-        Raises NoSurvivorError with the reasons where there is none.
+        Both are read from the rows where neither is given. Raises NoSurvivorError with the reasons where there is none.
         """
-        trials = list(trials)
+        if trials is None and standings is None:
+            standings = standings_of(self.repeats())
+        trials, standings = list(self.trials() if trials is None else trials), standings or ()
         alive = [trial for trial in trials if trial.survived]
         for standing in standings[:1]:
             alive = [trial for trial in alive if trial.number == standing.number] or alive

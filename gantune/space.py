@@ -29,7 +29,7 @@ from gantune.config import (
     SearchConfig,
     TrialConfig,
 )
-from gantune.document import Node, Problems, load
+from gantune.document import GIVEN, Node, Problems, load
 from gantune.domains import (
     Branch,
     Constant,
@@ -138,17 +138,20 @@ class SearchSpace:
         return whole
 
 
-def load_space(path: Path | str, overrides: Sequence[str] = ()) -> SearchSpace:
-    """Read and check a space file. Raises SpecError with every problem at once; nothing is started."""
-    return _load(path, overrides, of_search=True)
+def load_space(source: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> SearchSpace:
+    """Read and check a space file, or the same as nested dicts.
+
+    Raises SpecError with every problem at once; nothing is started.
+    """
+    return _load(source, overrides, of_search=True)
 
 
-def _load(path: Path | str, overrides: Sequence[str], *, of_search: bool) -> SearchSpace:
+def _load(source: Path | str | Mapping[str, Any], overrides: Sequence[str], *, of_search: bool) -> SearchSpace:
     problems = Problems()
-    root = load(path, overrides, problems, KNOWN)
+    root = load(source, overrides, problems, KNOWN)
     for key in () if of_search else OF_SEARCH:
         root.entries.pop(key, None)
-    space = _read(root, Path(path).stem, problems)
+    space = _read(root, GIVEN if isinstance(source, Mapping) else Path(source).stem, problems)
     problems.raise_if_any()
     assert space is not None
     return space

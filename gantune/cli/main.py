@@ -12,6 +12,10 @@ from gantune.errors import GantuneError
 VERBS = {
     "init": "Write a first search space for your own data.",
     "search": "Search a space for the best GAN; the same command continues.",
+    "resume": "Carry on a run from its own directory.",
+    "stop": "Ask a search that runs elsewhere to stop.",
+    "kill": "End one trial of a search.",
+    "promote": "Give one trial of a search its whole budget.",
     "best": "Show a run's best trial, and export its generator.",
     "show": "List components, their options and what does not go together.",
     "schema": "Print the language as JSON Schema, for editors.",

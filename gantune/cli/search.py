@@ -2,10 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gantune.cli import options
+
+if TYPE_CHECKING:
+    from gantune.api import Task
 
 
 @click.command("search")
@@ -33,23 +37,25 @@ def command(
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
     gantune search search_spaces/dcgan.yaml --name wider --from runs/dcgan
     """
-    from gantune.run import Run, standings_of
+    from gantune.run import Run
     from gantune.space import NAME, load_space
 
     if name is not None and not NAME.fullmatch(name):
         raise click.BadParameter("must be the name of a folder below --runs, without a slash", param_hint="--name")
     loaded = load_space(space, overrides)
-    run = Run(runs / (name or loaded.name))
-    earlier = [Run.open(source, runs) for source in sources]
-    if any(other.folder.resolve() == run.folder.resolve() for other in earlier):
+    others = [Run.open(source, runs) for source in sources]
+    if any(other.folder.resolve() == (runs / (name or loaded.name)).resolve() for other in others):
         raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
-    from gantune.driver.screen import Screen
-    from gantune.driver.search import search
+    from gantune.api import prepare
 
-    if not search(loaded, run, Screen(), address, earlier):
+    finish(prepare(loaded, name=name, runs=runs, earlier=others), address)
+
+
+def finish(task: "Task", address: str | None) -> None:
+    """Carry a search on, and name its winner; a search that a person stopped exits with 130."""
+    if not task.carry_on(address=address):
         sys.exit(130)
-    trials = run.trials()
-    winner = run.best(trials, standings_of(run.repeats()))
+    winner = task.run.best()
     click.echo(
-        f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: gantune best {run.folder}", err=True
+        f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: gantune best {task.run.folder}", err=True
     )

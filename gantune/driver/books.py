@@ -63,12 +63,24 @@ class Books:
         """The next trial to train, its folder made; None where no more are asked for."""
         raise NotImplementedError
 
-    def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
-        """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
+    def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "the scheduler") -> Row | None:
+        """Note a report; `stopped`: whether it was stopped, and `by` whom. Returns the row where it ended the trial."""
         raise NotImplementedError
 
     def fail(self, number: int, cause: str) -> Row | None:
         """Note that a trial could not be trained. Returns the row that says so."""
+        raise NotImplementedError
+
+    def state_of(self, trial: int) -> str:
+        """`running`, `waiting` or how a trial of the search ended; nothing where there is none."""
+        raise NotImplementedError
+
+    def samples_seen(self, trial: int) -> int:
+        """How far a trial of the search has reported."""
+        return self._trained.get((trial, 0), (0, 0.0))[0]
+
+    def withdraw(self, number: int, cause: str) -> Row:
+        """End a trial that waits to be continued."""
         raise NotImplementedError
 
     def identity(self, number: int) -> tuple[int, int]:

@@ -20,7 +20,9 @@ class Confirmation(Books):
     def __init__(self, run: Run, space: SearchSpace) -> None:
         rows = run.results.rows()
         super().__init__(run, space, rows)
-        survivors = [trial for trial in run.trials() if trial.survived]
+        trials = run.trials()
+        self._searched = {trial.number: trial.state for trial in trials}
+        survivors = [trial for trial in trials if trial.survived]
         finalists = sorted(survivors, key=lambda trial: (trial.best_score, trial.number))[: space.confirm.top]
         self._runs = [(trial.number, seed + 1) for seed in range(space.confirm.seeds) for trial in finalists]
         self._seed = space.search.seed
@@ -51,7 +53,11 @@ class Confirmation(Books):
         """The finalist, and which of its runs it is."""
         return self._runs[number]
 
-    def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
+    def state_of(self, trial: int) -> str:
+        """How a trial of the search ended; its finalists' runs are not ended one by one."""
+        return self._searched.get(trial, "")
+
+    def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "the scheduler") -> Row | None:
         """Note a report. Returns the row where it ended the run."""
         self._failures = []
         repeated = progress.state == "running" and (*self.identity(number), progress.samples_seen) in self._known

@@ -1,10 +1,14 @@
 """A connection to Ray: to a cluster by its address, or to one that is started on this machine for a while."""
 
 import contextlib
+import io
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import ray
 
@@ -24,8 +28,12 @@ QUIET = {
 def connected(log: Path, address: str | None) -> Iterator[None]:
     """A connection to Ray, with its chatter in a log file. A Ray that we started ends with it.
 
-    Raises RunError where it cannot be reached.
+    One that there is already is used, and left as it is. Raises RunError where Ray cannot be reached.
     """
+    if ray.is_initialized():
+        with _logged(log):
+            yield
+        return
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
@@ -43,11 +51,29 @@ def connected(log: Path, address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
+class _OfThisThread(io.TextIOBase):
+    """Takes what the thread that makes it writes, and passes on what the others do."""
+
+    def __init__(self, own: TextIO, others: TextIO | None) -> None:
+        self._own, self._others = own, others or own  # a program may have no stdout
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Text for one of the two."""
+        return (self._own if threading.get_ident() == self._thread else self._others).write(text)
+
+    def flush(self) -> None:
+        """Both."""
+        self._own.flush()
+        self._others.flush()
+
+
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What Ray prints and logs goes to a file instead of the screen.
 
-    The file hangs on the root logger: ray.init takes away whatever hangs on Ray's own.
+    The file hangs on the root logger: ray.init takes away whatever hangs on Ray's own. Where a
+    program searches in a thread of its own, what its other threads print stays where it was.
     """
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -56,7 +82,8 @@ def _logged(path: Path) -> Iterator[None]:
     logger.handlers, logger.propagate = [], True
     logging.root.addHandler(handler)
     try:
-        with contextlib.redirect_stdout(handler.stream):
+        alone = threading.current_thread() is threading.main_thread()
+        with contextlib.redirect_stdout(handler.stream if alone else _OfThisThread(handler.stream, sys.stdout)):
             yield
     finally:
         logging.root.removeHandler(handler)

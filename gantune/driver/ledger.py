@@ -61,15 +61,15 @@ class Ledger(Books):
         """A trial of the search is the first of its configuration."""
         return number, 0
 
-    def record(self, number: int, progress: Progress, *, stopped: bool) -> Row | None:
-        """Note a report; `stopped` is the scheduler's decision. Returns the row where it ended the trial."""
+    def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "the scheduler") -> Row | None:
+        """Note a report; `stopped`: whether it was stopped, and `by` whom. Returns the row where it ended the trial."""
         if not self._study.is_open(number):
             return None
         self._failures = []
         state, cause = progress.state, progress.verdict.cause
         ended: str = state if state != "running" else "pruned" if stopped else "running"
         if ended == "pruned":
-            cause = f"stopped by the scheduler at {progress.samples_seen:,} samples"
+            cause = f"stopped by {by} at {progress.samples_seen:,} samples"
         if ended == "running" and (number, progress.samples_seen) in self._known:
             return None  # a trial that continues repeats its last report
         row = self._row(number, ended, progress, cause)
@@ -84,6 +84,23 @@ class Ledger(Books):
         """Note that a trial could not be trained."""
         self._failures.append(cause)
         return self._end(number, "failed", cause)
+
+    def state_of(self, trial: int) -> str:
+        """`running`, `waiting` or how a trial ended; nothing where there is none."""
+        if trial in self._proposals:
+            return "running"
+        if any(proposal.number == trial for proposal in self._waiting):
+            return "waiting"
+        return self._last[trial].state if trial in self._last else ""
+
+    def withdraw(self, number: int, cause: str) -> Row:
+        """End a trial that waits to be continued."""
+        (proposal,) = (each for each in self._waiting if each.number == number)
+        self._waiting.remove(proposal)
+        self._proposals[number] = proposal
+        row = self._end(number, "pruned", cause)
+        assert row is not None
+        return row
 
     def close(self, cause: str) -> None:
         """End all open trials: no more is to be spent on this run."""

@@ -1,7 +1,7 @@
 """Early stopping by Ray's schedulers, fed with samples seen, and filled again from the rows of a continued run."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -121,14 +121,22 @@ class Medians:
 class Remembering(FIFOScheduler):  # type: ignore[misc]
     """A rule that knows trials by their number, and is replayed from the results when a search is continued.
 
-    Trials in `kept` count and are never stopped. A share of those that it would stop is let run, and counts no
-    further: they show whether the stops are right, and a rung that does not tell good from bad is skipped.
+    Trials in `kept` count and are never stopped, those in `promoted` not after so many samples seen. A share of those
+    that it would stop is let run, and counts no further: they show whether the stops are right, and a rung that does
+    not tell good from bad is skipped.
     """
 
-    def __init__(self, rule: Rule, spared: float, rows: Iterable[Row], kept: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        spared: float,
+        rows: Iterable[Row],
+        kept: Iterable[int] = (),
+        promoted: Mapping[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self._rule = rule
-        self._kept = frozenset(kept)
+        self._kept = {**(promoted or {}), **dict.fromkeys(kept, -1)}
         self._spared = spared
         self._stops = 0
         self.certificate = Certificate()
@@ -139,6 +147,10 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
                 self.end(row.trial, row.samples_seen, row.score, collapsed=row.state == "collapsed")
             elif row.score is not None and row.state in ("running", "pruned"):
                 self.decide(row.trial, row.samples_seen, row.score)
+
+    def keep(self, promoted: Mapping[int, int]) -> None:
+        """Stop none of these trials after so many samples seen."""
+        self._kept = {**promoted, **self._kept}
 
     def decide(self, number: int, samples_seen: int, score: float) -> str:
         """CONTINUE or STOP, after one report; one that is repeated changes nothing."""
@@ -151,7 +163,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
             self.certificate.reached(number, rung, lowest)
         if self.certificate.is_doomed(number):
             return CONTINUE
-        if rung is None or number in self._kept or not self.certificate.rung(rung).separates:
+        if rung is None or samples_seen > self._kept.get(number, math.inf) or not self.certificate.rung(rung).separates:
             self._rule.note(number, samples_seen, score, lowest)
             return CONTINUE
         if not self._rule.stops(number, samples_seen, score, lowest):
@@ -182,10 +194,15 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
             self.end(result["number"], result["samples_seen"], result.get("score"), collapsed=state == "collapsed")
 
 
-def build_scheduler(space: SearchSpace, rows: Iterable[Row]) -> TrialScheduler:
-    """A space's scheduler, knowing the rows so far. The baseline gets its whole budget: it is what others beat."""
+def build_scheduler(
+    space: SearchSpace, rows: Iterable[Row], promoted: Mapping[int, int] | None = None
+) -> TrialScheduler:
+    """A space's scheduler, knowing the rows so far. The baseline gets its whole budget: it is what others beat.
+
+    promoted: trials that it may stop no more, and the samples that each had seen when somebody asked for that.
+    """
     config, samples = space.search.scheduler, space.budget.samples_per_trial
     if isinstance(config, NoScheduler):
         return FIFOScheduler()
     rule = Medians(config, samples) if isinstance(config, Median) else Halving(config, samples)
-    return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0])
+    return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0], promoted)

@@ -12,6 +12,7 @@ from gantune.audit import audit_space
 from gantune.data.data_set import DataSet, open_data
 from gantune.driver.confirmation import Confirmation
 from gantune.driver.connection import connected
+from gantune.driver.control import Control
 from gantune.driver.earlier import take_over
 from gantune.driver.ledger import Ledger
 from gantune.driver.schedulers import Remembering, build_scheduler
@@ -21,6 +22,7 @@ from gantune.driver.tune import carry
 from gantune.errors import RunError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
+from gantune.requests import Requests
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trainer import choose_device
@@ -36,6 +38,8 @@ def search(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.lock())
+        requests = Requests(run)
+        requests.begin()
         images = open_data(space.data, screen.passing)
         continued = run.begin(space)
         reference = _reference(space, run, images, screen)
@@ -52,14 +56,17 @@ def search(
             f"score {reference.named(space.objective.metric)}, lower is better "
             f"(uniform noise scores {noise_score:.4g}{seen})"
         )
+        control = Control(requests, ledger, screen)
+        control.look()  # what was asked of a driver that did not live to do it
         log = run.folder / "ray.log"
-        if not ledger.complete() and not ledger.out_of_budget():
+        idle = ledger.complete() or bool(ledger.out_of_budget())
+        if not idle:
             screen.passing("trying whether every parameter has an effect")
             audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(log, address))
-            scheduler = build_scheduler(space, ledger.rows)
-            if not carry(space, run, ledger, scheduler, screen):
+            scheduler = build_scheduler(space, ledger.rows, requests.promoted())
+            if not carry(space, run, ledger, scheduler, screen, control):
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
                 screen.say(str(rung))
@@ -75,11 +82,13 @@ def search(
             screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
         confirmation = Confirmation(run, space)
         if confirmation.complete() or confirmation.out_of_budget():
+            if idle:
+                screen.say("it is finished; for more: gantune resume --set budget.trials=N, or more of what is used up")
             return True
         screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
         if not ray.is_initialized():
             stack.enter_context(connected(log, address))
-        if not carry(space, run, confirmation, FIFOScheduler(), screen):
+        if not carry(space, run, confirmation, FIFOScheduler(), screen, Control(requests, confirmation, screen)):
             return False
         run.results.merge()
         if confirmation.stuck():

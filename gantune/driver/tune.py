@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -16,9 +17,11 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from gantune.driver.books import Books
+from gantune.driver.control import Control
 from gantune.driver.screen import Screen, duration
 from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
+from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress
@@ -68,11 +71,13 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
     """Notes every result and failure in the books, and keeps the screen."""
 
-    def __init__(self, books: Books, screen: Screen) -> None:
+    def __init__(self, books: Books, screen: Screen, control: Control) -> None:
         self._books = books
         self._screen = screen
+        self._control = control
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._control.look()
         self._screen.update(self._books)
 
     def on_trial_result(
@@ -82,47 +87,68 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
             row = self._books.fail(result["number"], result["failure"])
         elif "progress" in result:
             progress = Progress.from_dict(result["progress"])
-            row = self._books.record(result["number"], progress, stopped=bool(result.get("done")))
+            stopped, by = bool(result.get("done")), self._control.stopper(result["number"])
+            row = self._books.record(result["number"], progress, stopped=stopped, by=by)
         else:
             return
-        if row is not None:
-            self._screen.ended(row, self._books)
+        self._ended(row)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = str(trial.get_error() or "its worker died").strip()
         logging.getLogger("ray").error("trial %s: %s", trial.config["number"], error)
         reason = error.splitlines()
         row = self._books.fail(trial.config["number"], f"{reason[-1]} (after {RETRIES} retries; see ray.log)")
+        self._ended(row)
+
+    def _ended(self, row: Row | None) -> None:
         if row is not None:
             self._screen.ended(row, self._books)
+            self._control.ended(row)
 
 
 class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
-    """Stops everything when the budget is used up or a person asks for it."""
+    """Stops everything when the budget is used up, and what a person wants stopped."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, control: Control) -> None:
         self._books = books
-        self.asked = False
+        self._control = control
+        self.interrupted = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether a person wants the search to stop."""
+        return self.interrupted or self._control.stop
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self._control.kills(result)
 
     def stop_all(self) -> bool:
         return self.asked or bool(self._books.out_of_budget() or self._books.stuck())
 
 
-def carry(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen) -> bool:
+def carry(
+    space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen, control: Control
+) -> bool:
     """Train what the books ask for; False where a person stopped it."""
-    limit = _Limit(books)
+    control.scheduler = scheduler
+    limit = _Limit(books, control)
     with _stop_on_signal(limit):
-        _fit(space, run, books, scheduler, limit, screen)
+        _fit(space, run, books, scheduler, limit, screen, control)
     screen.rest(books)
     if limit.asked:
         screen.say(f"stopped after {duration(books.seconds())}; the same command continues")
     return not limit.asked
 
 
-def _fit(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, limit: _Limit, screen: Screen) -> None:
+def _fit(
+    space: SearchSpace,
+    run: Run,
+    books: Books,
+    scheduler: TrialScheduler,
+    limit: _Limit,
+    screen: Screen,
+    control: Control,
+) -> None:
     resources = space.resources
     gpus = resources.gpus_per_trial
     if gpus is None:
@@ -145,7 +171,7 @@ def _fit(space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, 
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str(scratch.resolve()),
-            callbacks=[_Noting(books, screen)],
+            callbacks=[_Noting(books, screen, control)],
             stop=limit,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
@@ -176,12 +202,18 @@ def _check_room(cpus: float, gpus: float) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signal(limit: _Limit) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the search to stop; a second Ctrl-C ends it at once. Neither loses a result."""
+    """The first Ctrl-C or SIGTERM asks the search to stop; a second Ctrl-C ends it at once. Neither loses a result.
+
+    Python lets only the main thread handle signals; elsewhere they are left to whoever has them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if limit.asked:
+        if limit.interrupted:
             raise KeyboardInterrupt
-        limit.asked = True
+        limit.interrupted = True
         os.write(2, b"\nstopping; what is running will continue from its last report\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,0 +1,11 @@
+from gantune.api import generator as generator
+from gantune.api import open_run as open_run
+from gantune.api import resume as resume
+from gantune.api import search as search
+from gantune.errors import GantuneError as GantuneError
+from gantune.run import Run as Run
+from gantune.run import TrialRecord as TrialRecord
+from gantune.space import SearchSpace as SearchSpace
+from gantune.space import load_space as load_space
+
+__version__: str

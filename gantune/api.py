@@ -1,0 +1,123 @@
+"""What `import gantune` offers: a search and its results from Python, in a notebook or a program of one's own."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gantune.driver.screen import Screen
+from gantune.driver.search import search as drive
+from gantune.errors import NoSurvivorError, SpecError
+from gantune.export import Generator, load_generator
+from gantune.run import Run
+from gantune.space import NAME, SearchSpace, load_space
+
+Space = str | os.PathLike[str] | Mapping[str, Any] | SearchSpace
+Folder = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A checked search that has not begun: its space, its run, and the runs that it learns from."""
+
+    space: SearchSpace
+    run: Run
+    earlier: tuple[Run, ...] = ()
+
+    def carry_on(self, *, address: str | None = None, progress: bool = True) -> bool:
+        """Carry it to its end, from wherever it stands; False where a person stopped it before."""
+        if progress:
+            return drive(self.space, self.run, Screen(), address, self.earlier)
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            return drive(self.space, self.run, Screen(nowhere), address, self.earlier)
+
+
+def search(
+    space: Space,
+    *,
+    name: str | None = None,
+    runs: Folder = "runs",
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    earlier: Sequence[str | Run] = (),
+    progress: bool = True,
+) -> Run:
+    """Search a space for the best GAN, and return its run; the same call continues a run that is not finished.
+
+    space: a YAML file's path, the same as nested dicts, or a SearchSpace. name: the run's folder below `runs`, else the
+    space's own name. overrides: `path=value`, as `--set` takes them. address: a Ray cluster to join. A Ray that is
+    connected already is used, and left as it is. earlier: runs to learn from. progress: whether to print it to stderr.
+
+    An interrupt (Ctrl-C, a notebook's stop button) or `gantune stop` ends it cleanly, with the run so far. In a thread
+    other than the main one only the latter does. Raises GantuneError; nothing is lost then.
+    """
+    task = prepare(space, name=name, runs=runs, overrides=overrides, earlier=earlier)
+    task.carry_on(address=address, progress=progress)
+    return task.run
+
+
+def resume(
+    run: str | Run | None = None,
+    *,
+    runs: Folder = "runs",
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    progress: bool = True,
+) -> Run:
+    """Carry on a run from its own directory; without `run`, the one last used.
+
+    overrides: what may differ from before, `budget`, `resources` and `confirm`.
+    """
+    task = prepare_again(open_run(run, runs=runs), overrides)
+    task.carry_on(address=address, progress=progress)
+    return task.run
+
+
+def prepare(
+    space: Space,
+    *,
+    name: str | None = None,
+    runs: Folder = "runs",
+    overrides: Sequence[str] = (),
+    earlier: Sequence[str | Run] = (),
+) -> Task:
+    """Read and check what a search needs. Raises SpecError or RunError; nothing is started."""
+    if name is not None and not NAME.fullmatch(name):
+        raise SpecError(f"a run's name must be that of a folder below {runs}/, without a slash, got `{name}`")
+    if isinstance(space, SearchSpace):
+        loaded = load_space(space.document(), overrides) if overrides else space
+    else:
+        loaded = load_space(space if isinstance(space, Mapping) else os.fspath(space), overrides)
+    run = Run(Path(runs) / (name or loaded.name))
+    others = tuple(open_run(other, runs=runs) for other in earlier)
+    if any(other.folder.resolve() == run.folder.resolve() for other in others):
+        raise SpecError(f"{run.folder}: cannot learn from itself, and knows its own trials; give it another name")
+    return Task(space=loaded, run=run, earlier=others)
+
+
+def prepare_again(run: Run, overrides: Sequence[str] = ()) -> Task:
+    """A run's own search. Raises SpecError or RunError; nothing is started."""
+    return Task(space=load_space(run.folder / "space.yaml", overrides), run=run)
+
+
+def open_run(run: str | os.PathLike[str] | Run | None = None, *, runs: Folder = "runs") -> Run:
+    """A run by path or by name below `runs`; without either, the one last used. Raises RunError where there is none."""
+    return run if isinstance(run, Run) else Run.open(None if run is None else os.fspath(run), Path(runs))
+
+
+def generator(run: str | Run | None = None, trial: int | None = None, *, runs: Folder = "runs") -> Generator:
+    """The generator of a run's best trial, or of a given one, as `gantune best --export` would write it.
+
+    `.draw(count, seed)` gives samples as a NumPy array, `.net` is the torch module. Raises NoSurvivorError where there
+    is no best trial, and where a given one never had a score.
+    """
+    opened = open_run(run, runs=runs)
+    if trial is None:
+        found = opened.best()
+    else:
+        chosen = [record for record in opened.trials() if record.number == trial]
+        if not chosen or chosen[0].best_score is None:
+            raise NoSurvivorError(f"{opened.folder}: trial #{trial} {'has no score' if chosen else 'has not reported'}")
+        found = chosen[0]
+    return load_generator(opened.checkpoint(found, opened.repeats()))

@@ -1,0 +1,32 @@
+"""gantune resume"""
+
+from pathlib import Path
+
+import click
+
+from gantune.cli import options
+
+
+@click.command("resume")
+@click.argument("run", required=False)
+@options.overrides
+@options.runs
+@click.option("--address", help="A Ray cluster to join (`auto` on one of its machines).  [default: start Ray here]")
+def command(run: str | None, overrides: tuple[str, ...], runs: Path, address: str | None) -> None:
+    """Carry on RUN from its own directory; no space file is needed.
+
+    --set takes what may differ from before: budget, resources, confirm. RUN is a path or a name below --runs; without
+    it, the run last used.
+
+    \b
+    gantune resume
+    gantune resume dcgan --set budget.trials=100
+    """
+    from gantune.run import Run
+
+    opened = Run.open(run, runs)
+    opened.lock().release()  # another driver is told of before torch and Ray are imported, which takes seconds
+    from gantune.api import prepare_again
+    from gantune.cli.search import finish
+
+    finish(prepare_again(opened, overrides), address)
