@@ -5,6 +5,7 @@ that the reader accepts are read from here, so there is no second list to keep i
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -208,16 +209,61 @@ class Median:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pbt:
+    """Population based training. `interval` is a generation, a share of the trial's budget. Jaderberg et al. 2017.
+
+    At a generation's end the worst, a share of `quantile`, take over weights and configuration of one of the best, and
+    explore: each number is drawn anew with the probability `resample`, else multiplied or divided by `factor`. `mutate`
+    names the parameters that may change; all open numbers where it is empty.
+    """
+
+    interval: Fraction = 0.1
+    quantile: Annotated[float, Bounds(above=0, high=0.5)] = 0.25
+    factor: Annotated[float, Bounds(above=1)] = 1.25
+    resample: Annotated[float, Bounds(low=0, high=1)] = 0.25
+    mutate: tuple[str, ...] = ()
+
+    def generations(self, samples: int, reports: int) -> list[int]:
+        """The samples seen at which generations end, before the budget does: those of the reports then due."""
+        return _generations(self.interval, samples, reports)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pb2:
+    """Population based training whose numbers are chosen by a Gaussian process bandit. Parker-Holder et al. 2020.
+
+    `interval`, `quantile` and `mutate` are those of pbt. It learns what a configuration brings at a time and a score.
+    """
+
+    interval: Fraction = 0.1
+    quantile: Annotated[float, Bounds(above=0, high=0.5)] = 0.25
+    mutate: tuple[str, ...] = ()
+
+    def generations(self, samples: int, reports: int) -> list[int]:
+        """The samples seen at which generations end, before the budget does: those of the reports then due."""
+        return _generations(self.interval, samples, reports)
+
+
+def _generations(interval: float, samples: int, reports: int) -> list[int]:
+    shares = (count * interval for count in range(1, math.ceil(1 / interval)))
+    due = {math.ceil(share * reports - ROUNDING) for share in shares}
+    return [math.ceil(samples * report / reports) for report in sorted(due - {reports})]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoScheduler:
     """Every trial gets its whole budget, unless it collapses."""
 
 
 CYCLE = 1000  # trial numbers after which Hyperband's brackets are dealt out anew
-Scheduler = Asha | Hyperband | Median | NoScheduler
-SCHEDULERS: dict[str, type[Asha] | type[Hyperband] | type[Median] | type[NoScheduler]] = {
+ROUNDING = 1e-9
+Scheduler = Asha | Hyperband | Median | Pbt | Pb2 | NoScheduler
+SCHEDULERS: dict[str, type[Asha | Hyperband | Median | Pbt | Pb2 | NoScheduler]] = {
     "asha": Asha,
     "hyperband": Hyperband,
     "median": Median,
+    "pbt": Pbt,
+    "pb2": Pb2,
     "none": NoScheduler,
 }
 
@@ -260,6 +306,9 @@ COMPONENTS = {
     "beta_schedule": "schedule",
     "penalty_schedule": "schedule",
 }
+# What decides the shapes of the weights, or whether state is kept beside them; such parameters cannot change while a
+# trial trains. (RMSprop keeps a buffer only where its momentum is above 0.) All others are values.
+STRUCTURE = ("architecture", "optimizer.rmsprop.momentum", "optimizer_d.rmsprop.momentum")
 VALUES = ("lr_g", "lr_d_ratio", "lr_warmup", "grad_clip", "batch_size", "ema_halflife_samples", "precision")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gantune.config import Hyperband, Median, NoScheduler, TrialConfig
+from gantune.config import Hyperband, Median, NoScheduler, Pb2, Pbt, TrialConfig
 from gantune.data.data_set import BatchSource, DataSet, open_data
 from gantune.domains import FixedDraw, RandomDraw
 from gantune.errors import SpecError
@@ -101,7 +101,7 @@ def fit_budget(pace: Pace, enough: int, parallel: int, hours: float, reports: in
 def share_trained(space: SearchSpace) -> float:
     """The share of all trials' samples that is trained where the scheduler stops what it may."""
     scheduler, budget = space.search.scheduler, space.budget
-    if isinstance(scheduler, NoScheduler):
+    if isinstance(scheduler, NoScheduler | Pbt | Pb2):
         return 1.0
     if isinstance(scheduler, Median):
         share = (1 + scheduler.grace) / 2  # half is stopped, at the first report that it may be

@@ -55,7 +55,13 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
 def _reports(run: Run, number: int, repeat: int) -> dict[int, Row]:
     """The rows of a trial that hold measurements, by samples seen; of two at one moment, the later."""
     rows = run.results.rows()
-    found = {row.samples_seen: row for row in rows if (row.trial, row.repeat) == (number, repeat) and row.samples_seen}
+    own = [row for row in rows if (row.trial, row.repeat) == (number, repeat)]
+    if taken := next((row for row in own if row.donor is not None), None):
+        raise RunError(
+            f"{run.folder}: trial {number} cannot be trained again by itself: it {taken.cause.partition(':')[0]}, and "
+            "the weights of that moment are gone; replay a trial that took nothing over"
+        )
+    found = {row.samples_seen: row for row in own if row.samples_seen}
     if not found:
         told = sorted({row.trial for row in rows if row.repeat == repeat})
         have = f"it has #{told[0]} to #{told[-1]}" if told else "it has none"

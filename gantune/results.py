@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("run_seconds", pa.float64()),
     ]
 )
+TAKES_OVER = "takes over #"  # how the cause of such a row begins
 MERGE_AT = 100  # parts in a directory before they become one
 
 
@@ -61,6 +62,16 @@ class Row:
     trial_seconds: float
     run_seconds: float
 
+    @property
+    def donor(self) -> int | None:
+        """The trial whose weights and configuration this one has from here on, where that is what the row tells.
+
+        Where such a row has no best score, what the trial had come to before died with its own weights.
+        """
+        if not self.cause.startswith(TAKES_OVER):
+            return None
+        return int(self.cause.removeprefix(TAKES_OVER).partition(" ")[0])
+
 
 class Results:
     """The parts of one directory. One writer; any number of readers, who see whole parts only."""
@@ -84,7 +95,7 @@ class Results:
 
     def rows(self) -> list[Row]:
         """All rows in the order of the run's clock; a row present twice, by a merge cut short, counts once."""
-        found = {(row.trial, row.repeat, row.samples_seen, row.state): row for row in self._read_all()}
+        found = {(row.trial, row.repeat, row.samples_seen, row.state, row.run_seconds): row for row in self._read_all()}
         return sorted(found.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
 
     def table(self) -> pa.Table:

@@ -37,7 +37,7 @@ EXTENSIBLE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial as its rows tell it. `metrics` and `samples_seen` at best belong to the best report.
+    """A trial as its rows tell it. `metrics`, `parameters` and `samples_seen` at best belong to the best report.
 
     `repeat` is 0 for the search's own run and counts those of a finalist under fresh seeds.
     """
@@ -261,8 +261,9 @@ def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:
 def trial_record(rows: list[Row]) -> TrialRecord:
     """One trial from its rows, which are in order."""
     last = next((row for row in rows if row.state in ENDED), rows[-1])
-    scored = [(row.best_score, row.samples_seen, row) for row in rows if row.best_score is not None]
-    best = min(scored, key=lambda item: item[:2])[2] if scored else None
+    born = max((at for at, row in enumerate(rows) if row.donor is not None and row.best_score is None), default=0)
+    scored = [(row.best_score, row) for row in rows[born:] if row.best_score is not None]
+    best = min(scored, key=lambda item: item[0])[1] if scored else None  # of equals the first
     metrics = dict(best.metrics) if best and best.score == best.best_score else {}
     metrics |= {name: value for name, value in last.metrics.items() if name.startswith("final_")}
     return TrialRecord(
@@ -273,7 +274,7 @@ def trial_record(rows: list[Row]) -> TrialRecord:
         best_score=best.best_score if best else None,
         best_samples_seen=best.samples_seen if best else 0,
         metrics=metrics,
-        parameters=json.loads(last.config),
+        parameters=json.loads((best or last).config),
         seed=last.seed,
         cause=last.cause,
         verdict=last.verdict,
@@ -286,6 +287,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str
         before, after = old.get(key), new.get(key)
         if key in EXTENSIBLE and isinstance(before, dict) and isinstance(after, dict):
             free = EXTENSIBLE[key] or {*before, *after}
+            if key == "budget" and {"pbt", "pb2"} & {*new["search"]["scheduler"]}:
+                free = {*free} - {"trials"}  # a population does not grow
             before = {name: value for name, value in before.items() if name not in free}
             after = {name: value for name, value in after.items() if name not in free}
         if before != after:

@@ -112,6 +112,8 @@ def _setting(option: Option, told: Mapping[str, str]) -> Schema:
         return _reference(_named(option.name, fixed=True))
     if option.annotation == tuple[Constraint, ...]:
         return _constraints()
+    if option.annotation == tuple[str, ...]:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     if is_dataclass(option.kind):
         return _section(option.kind)
     if option.kind not in NUMBERS:

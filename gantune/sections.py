@@ -59,6 +59,8 @@ def _read_value(node: Node, option: plugins.Option, name: str, problems: Problem
         return _read_scheduler(node, problems)
     if option.kind is Component:
         return read_component(node, option.name, problems)
+    if option.annotation == tuple[str, ...]:
+        return _read_names(node, name, problems)
     if typing.get_origin(option.annotation) is tuple:
         return _read_constraints(node, problems)
     if is_dataclass(option.kind):
@@ -84,6 +86,14 @@ def _read_scheduler(node: Node, problems: Problems) -> Scheduler | None:
         problems.add(block.key or node.place, f"unknown scheduler `{name}`" if name else "expected a scheduler", fix)
         return None
     return read_section(block if block.value is not None else None, SCHEDULERS[name], f"scheduler.{name}", problems)
+
+
+def _read_names(node: Node, name: str, problems: Problems) -> tuple[str, ...]:
+    items = node.value if isinstance(node.value, list) else [node]
+    for item in items:
+        if not isinstance(item.value, str):
+            problems.add(item.place, f"`{name}`: expected the path of a parameter, got {item.got()}")
+    return tuple(str(item.value) for item in items)
 
 
 def _read_constraints(node: Node, problems: Problems) -> tuple[Constraint, ...]:

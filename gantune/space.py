@@ -24,6 +24,8 @@ from gantune.config import (
     DataConfig,
     NoScheduler,
     ObjectiveConfig,
+    Pb2,
+    Pbt,
     ResourcesConfig,
     Scalar,
     SearchConfig,
@@ -44,6 +46,7 @@ from gantune.domains import (
     searched,
 )
 from gantune.errors import PluginError, SpecError
+from gantune.mutation import check_population
 from gantune.plugins import did_you_mean
 from gantune.rules import Forbidden, read_rules
 from gantune.sections import read_section
@@ -121,8 +124,10 @@ class SearchSpace:
 
     def rungs(self) -> list[int]:
         """The samples seen at which the scheduler decides, up to the budget."""
-        scheduler = self.search.scheduler
-        return [] if isinstance(scheduler, NoScheduler) else scheduler.rungs(self.budget.samples_per_trial)
+        scheduler, samples = self.search.scheduler, self.budget.samples_per_trial
+        if isinstance(scheduler, Pbt | Pb2):
+            return scheduler.generations(samples, self.objective.reports)
+        return [] if isinstance(scheduler, NoScheduler) else scheduler.rungs(samples)
 
     def document(self) -> dict[str, Any]:
         """The resolved space, defaults filled in, as plain values; written as YAML it reads back to an equal space."""
@@ -198,6 +203,8 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     else:
         problems.add(root.place, "there is no `space:` section", "it says what is searched")
     sound = len(problems.found) == before
+    if sound:
+        check_population(root, sections["search"], sections["confirm"], dict(searched(parameters)), problems)
     rules = read_rules(root.entries.get("rules"), parameters if sound else None, problems)
     given = _find_given(root, problems)
     if problems.found:

@@ -170,7 +170,7 @@ class GANTrainer:
 
     def _steer(self) -> float:
         """Put the rates of this point of the budget in force; the penalties' factor."""
-        factors = self.factors()
+        factors = self._factors = self.factors()
         for rates in (self.rates_g, self.rates_d):
             rates.apply(factors["lr"], factors["beta"])
         return factors["penalty"]
@@ -182,6 +182,17 @@ class GANTrainer:
         if self.config.lr_warmup:
             reached = (self.samples_seen + self.config.batch_size) / self.config.samples  # the first step moves, too
             found["lr"] *= min(1.0, reached / self.config.lr_warmup)
+        return found
+
+    def rates_in_force(self) -> dict[str, float]:
+        """The learning rates of the last step as the optimizers have them.
+
+        Beside each its factor: what schedules, warm-up and lazy penalties make of the configuration's rate.
+        """
+        found = {}
+        for network, rates in (("g", self.rates_g), ("d", self.rates_d)):
+            found[f"lr_{network}"] = rates.in_force()[0]["lr"]
+            found[f"lr_factor_{network}"] = rates.due({"lr": 1.0}, self._factors["lr"], self._factors["beta"])["lr"]
         return found
 
     def _terms_due(self, penalty_factor: float) -> dict[Penalty, float]:

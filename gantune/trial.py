@@ -1,6 +1,7 @@
 """Train one configuration as a generator of Progress; whoever drives it decides when to stop."""
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from gantune.audit import check_in_force
+from gantune.building import build_networks
 from gantune.checkpoint import Kind, read_checkpoint, write_checkpoint
 from gantune.collapse import CollapseMonitor, Verdict
 from gantune.compatibility import check_trial
-from gantune.config import Constraint, TrialConfig, derive_seed
+from gantune.config import Component, Constraint, TrialConfig, derive_seed
 from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import CheckpointError, GantuneError
 from gantune.metrics.reference import Reference, sample
@@ -207,11 +209,12 @@ class _Trial:
             final = self._evaluate_best()
             metrics |= {f"final_{name}": value for name, value in final.items()}
             metrics["final_score"] = final[self.reference.named(objective.metric)]
+        in_force = {f"in_force.{name}": value for name, value in self.trainer.rates_in_force().items()}
         progress = Progress(
             samples_seen=self.trainer.samples_seen,
             score=score if math.isfinite(score) else None,
             best_score=self.best_score,
-            metrics={name: value for name, value in {**metrics, **signals}.items() if math.isfinite(value)},
+            metrics={name: value for name, value in {**metrics, **signals, **in_force}.items() if math.isfinite(value)},
             verdict=verdict,
             state=state,
             seconds=self.seconds,
@@ -228,7 +231,7 @@ class _Trial:
                 found[_of_rank(rank, name)] = held
         return found
 
-    def _evaluate(self, count: int, *, fully: bool = False) -> dict[str, float]:
+    def _evaluate(self, count: int) -> dict[str, float]:
         trainer = self.trainer
         return self.reference.evaluate(
             trainer.ema_generator,
@@ -236,7 +239,6 @@ class _Trial:
             count,
             class_counts=self.class_counts,
             metrics=(self.config.objective.metric,),
-            fully=fully,
         )
 
     def _save_picture(self) -> None:
@@ -248,12 +250,22 @@ class _Trial:
 
     def _evaluate_best(self) -> dict[str, float]:
         """The best weights once more, with the final count of samples."""
-        tensors, _ = read_checkpoint(self.folder / BEST, "generator")
-        trained = {name: value.clone() for name, value in self.trainer.ema_generator.state_dict().items()}
-        self.trainer.ema_generator.load_state_dict(tensors)
-        metrics = self._evaluate(self.config.objective.samples.final, fully=True)
-        self.trainer.ema_generator.load_state_dict(trained)
-        return metrics
+        tensors, meta = read_checkpoint(self.folder / BEST, "generator")
+        ((name, options),) = meta["config"]["space"]["architecture"].items()  # once, maybe, that of another
+        architecture = Component(name=name, options=tuple(sorted(options.items())))
+        if architecture == self.config.architecture:
+            generator = copy.deepcopy(self.trainer.ema_generator)
+        else:
+            generator = build_networks(architecture, self.trainer.shape, seed=0).generator.to(self.device).eval()
+        generator.load_state_dict(tensors)
+        return self.reference.evaluate(
+            generator,
+            meta["z_dim"],
+            self.config.objective.samples.final,
+            class_counts=meta["class_counts"],
+            metrics=(self.config.objective.metric,),
+            fully=True,
+        )
 
     def _write_best(self, score: float, metrics: Mapping[str, float]) -> None:
         meta = {

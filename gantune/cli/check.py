@@ -1,15 +1,17 @@
 """gantune check"""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import click
 
 from gantune.cli import options
-from gantune.config import Hyperband, Median, NoScheduler
+from gantune.config import Hyperband, Median, NoScheduler, Pb2, Pbt
 from gantune.domains import Branch, RandomDraw
 from gantune.driver.auto import sampler_of
+from gantune.mutation import mutable
 from gantune.space import SearchSpace, load_space
 
 DRAWS = 300  # to estimate how many of them are rejected
@@ -53,7 +55,7 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
     click.echo(f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples{''.join(limits)}")
     sampler = sampler_of(loaded)
     click.echo(f"sampler: {sampler}{', chosen by auto' if sampler != loaded.search.sampler else ''}")
-    click.echo(f"early stops: {_early_stops(loaded)}")
+    click.echo(_generations(loaded) or f"early stops: {_early_stops(loaded)}")
     confirm = loaded.confirm
     if confirm.top:
         click.echo(f"confirmed: the {confirm.top} best, with {confirm.seeds} fresh seeds each")
@@ -91,9 +93,26 @@ def _rejected(space: SearchSpace) -> float:
     return sum(space.conflict(config) is not None for config in drawn) / DRAWS
 
 
+def _generations(space: SearchSpace) -> str:
+    """What a population does, where the scheduler is one."""
+    scheduler, members, ends = space.search.scheduler, space.budget.trials, space.rungs()
+    if not isinstance(scheduler, Pbt | Pb2):
+        return ""
+    if not ends:
+        return f"population: {members} members, one generation; nothing is ever taken over"
+    count = min(math.ceil(scheduler.quantile * members), members // 2)
+    changing = ", ".join(mutable(space.searched(), scheduler.mutate))
+    last = f", ..., {ends[-1]:,}" if len(ends) > 1 else ""
+    return (
+        f"population: {members} members, {len(ends) + 1} generations; at {ends[0]:,}{last} samples the {count} worst, "
+        f"and what has collapsed, take over from the {count} best ({count * len(ends)} times in all)\n"
+        f"  what may change then: {changing}"
+    )
+
+
 def _early_stops(space: SearchSpace) -> str:
     scheduler, budget = space.search.scheduler, space.budget
-    if isinstance(scheduler, NoScheduler):
+    if isinstance(scheduler, NoScheduler | Pbt | Pb2):
         return "collapse only"
     if isinstance(scheduler, Median):
         first = next(iter(space.rungs()), budget.samples_per_trial)

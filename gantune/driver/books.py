@@ -55,6 +55,11 @@ class Books:
         raise NotImplementedError
 
     @property
+    def stage(self) -> str:
+        """How far all trials have come together, where that is what counts."""
+        return ""
+
+    @property
     def running(self) -> int:
         """How many trials are out."""
         return len(self._proposals)

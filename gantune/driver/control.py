@@ -81,8 +81,8 @@ class Control:
         return True
 
     def stopper(self, number: int) -> str:
-        """Who it is that stops a trial."""
-        return PERSON if number in self._kills else "the scheduler"
+        """Who it is, other than the scheduler, that stops a trial."""
+        return PERSON if number in self._kills else ""
 
     def ended(self, row: Row) -> None:
         """A trial has ended, asked for or not; who waits for it is told."""

@@ -137,6 +137,8 @@ def _incomparable(earlier: Run, run: Run, space: SearchSpace) -> str:
     if theirs.get("protocol", ABSENT) != ours.get("protocol"):
         return "its scores were measured against another reference"
     document = space.document()
+    if {"pbt", "pb2"} & {*theirs["space"]["search"]["scheduler"]}:
+        return "its trials' configurations changed while they trained"
     if theirs["space"]["objective"]["samples"] != document["objective"]["samples"]:
         return "its scores were measured from another count of samples"
     if theirs["space"]["budget"]["samples_per_trial"] != space.budget.samples_per_trial:

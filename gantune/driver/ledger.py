@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from gantune.driver.books import NOTHING, Best, Books
 from gantune.driver.study import Proposal, Study
@@ -61,15 +62,15 @@ class Ledger(Books):
         """A trial of the search is the first of its configuration."""
         return number, 0
 
-    def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "the scheduler") -> Row | None:
-        """Note a report; `stopped`: whether it was stopped, and `by` whom. Returns the row where it ended the trial."""
+    def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "") -> Row | None:
+        """Note a report; `stopped`: whether it was, by the scheduler or `by` somebody. Returns the row where it ended."""
         if not self._study.is_open(number):
             return None
         self._failures = []
         state, cause = progress.state, progress.verdict.cause
         ended: str = state if state != "running" else "pruned" if stopped else "running"
         if ended == "pruned":
-            cause = f"stopped by {by} at {progress.samples_seen:,} samples"
+            cause = f"stopped by {by or 'the scheduler'} at {progress.samples_seen:,} samples"
         if ended == "running" and (number, progress.samples_seen) in self._known:
             return None  # a trial that continues repeats its last report
         row = self._row(number, ended, progress, cause)
@@ -139,6 +140,7 @@ class Ledger(Books):
 
     def _tell(self, row: Row) -> None:
         attributes = {"cause": row.cause, "samples_seen": row.samples_seen, "verdict": row.verdict}
+        attributes |= self._history(row)
         score = row.best_score if row.best_score is not None else self._lowest.get(row.trial)
         violations = {
             str(item): -1.0 if row.best_score is not None else item.violation(row.metrics[item.metric])
@@ -149,8 +151,12 @@ class Ledger(Books):
         if row.trial in self._proposals:
             self._close(row.trial, row.state)
 
+    def _history(self, row: Row) -> dict[str, Any]:
+        """What else the study is told of a trial that has ended."""
+        return {}
+
     def _note_best(self, row: Row) -> None:
-        if row.state in ("collapsed", "failed"):
+        if row.best_score is None or row.state in ("collapsed", "failed"):
             if self.best is not None and self.best.trial == row.trial:
                 self.best = None
                 for other in self._survivors():

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from gantune.config import Asha, Hyperband, Median, NoScheduler
+from gantune.config import Asha, Hyperband, Median, NoScheduler, Pb2, Pbt
 from gantune.driver.certificate import Certificate
+from gantune.driver.population import Population
 from gantune.results import Row
 from gantune.space import SearchSpace
 
@@ -194,6 +195,18 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
             self.end(result["number"], result["samples_seen"], result.get("score"), collapsed=state == "collapsed")
 
 
+class Generations(FIFOScheduler):  # type: ignore[misc]
+    """Ends Tune's trial for a member of a population with its generation; the books issue it again for the next."""
+
+    def __init__(self, population: Population) -> None:
+        super().__init__()
+        self._population = population
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Called by Tune after each report that did not end the trial."""
+        return STOP if self._population.rests(result["samples_seen"]) else CONTINUE
+
+
 def build_scheduler(
     space: SearchSpace, rows: Iterable[Row], promoted: Mapping[int, int] | None = None
 ) -> TrialScheduler:
@@ -202,7 +215,7 @@ def build_scheduler(
     promoted: trials that it may stop no more, and the samples that each had seen when somebody asked for that.
     """
     config, samples = space.search.scheduler, space.budget.samples_per_trial
-    if isinstance(config, NoScheduler):
+    if isinstance(config, NoScheduler | Pbt | Pb2):
         return FIFOScheduler()
     rule = Medians(config, samples) if isinstance(config, Median) else Halving(config, samples)
     return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0], promoted)

@@ -64,6 +64,7 @@ def overview(books: Books) -> str:
     done = sum(books.ended.values())
     filled = round(BAR * min(1.0, done / books.asked))
     parts = [f"[{'#' * filled}{'-' * (BAR - filled)}] {done}/{books.asked}", f"{books.running} running"]
+    parts += [books.stage] if books.stage else []
     parts += [f"{books.ended[state]} {state}" for state in ("pruned", "collapsed", "failed") if books.ended[state]]
     if books.best is not None:
         parts.append(f"best {books.best.score:.4g} (#{books.best.trial})")

@@ -9,13 +9,15 @@ import ray
 from ray.tune.schedulers import FIFOScheduler
 
 from gantune.audit import audit_space
+from gantune.config import Pb2, Pbt
 from gantune.data.data_set import DataSet, open_data
 from gantune.driver.confirmation import Confirmation
 from gantune.driver.connection import connected
 from gantune.driver.control import Control
 from gantune.driver.earlier import take_over
 from gantune.driver.ledger import Ledger
-from gantune.driver.schedulers import Remembering, build_scheduler
+from gantune.driver.population import Population
+from gantune.driver.schedulers import Generations, Remembering, build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.study import Study
 from gantune.driver.tune import carry
@@ -47,7 +49,8 @@ def search(
         study = Study(run.study_path, space, noise_score)
         for other in earlier:
             screen.say(take_over(other, run, space, study))
-        ledger = Ledger(run, space, study)
+        breeding = isinstance(space.search.scheduler, Pbt | Pb2)
+        ledger = Population(run, space, study) if breeding else Ledger(run, space, study)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
@@ -65,7 +68,11 @@ def search(
             audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(log, address))
-            scheduler = build_scheduler(space, ledger.rows, requests.promoted())
+            scheduler = (
+                Generations(ledger)
+                if isinstance(ledger, Population)
+                else build_scheduler(space, ledger.rows, requests.promoted())
+            )
             if not carry(space, run, ledger, scheduler, screen, control):
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():

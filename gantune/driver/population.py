@@ -1,0 +1,249 @@
+"""The books of a population: members train a generation, then the worst take over from the best and explore.
+
+Generations are synchronous, and everything follows from the rows and the seed: a search that was killed reads its rows
+again, comes to the same decisions, and carries out those that it did not live to note. Members that have ended a
+generation rest; they are issued again for the next one. A member that collapses is not lost while any other lives: its
+row says what it died of, and at the generation's end it takes over a living one. The baseline never takes over.
+"""
+
+import json
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gantune.config import Pb2, Pbt, Scalar, TrialConfig, derive_seed
+from gantune.domains import FixedDraw
+from gantune.driver.exploration import Situation, Stretch, explore
+from gantune.driver.ledger import Ledger
+from gantune.driver.study import Proposal, Study
+from gantune.driver.transplant import transplant
+from gantune.plugins import shown
+from gantune.results import TAKES_OVER, Row
+from gantune.run import ENDED, Run
+from gantune.space import SearchSpace
+from gantune.trial import Progress, meets
+
+
+class Population(Ledger):
+    """Books of a search whose trials are the members of a population."""
+
+    def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
+        self._reached: dict[int, int] = {}  # samples seen by each member's weights
+        super().__init__(run, space, study)
+        assert isinstance(space.search.scheduler, Pbt | Pb2)
+        self._space = space
+        self._quantile = space.search.scheduler.quantile
+        self._baseline = None if space.baseline is None else 0
+        self._samples_before = self._samples()
+        self._configs = {proposal.number: proposal.config for proposal in self._waiting}
+        self._waiting = []
+        self._numbers = {*self._configs, *self._last}
+        self._members: dict[int, Row] = {}  # the last row of each
+        self._scored: dict[int, tuple[int, float]] = {}  # samples seen and score of each one's weights
+        self._stretches: list[Stretch] = []
+        self._plan: dict[int, int | None] = {}  # who is still to take over whom; None: nobody is left
+        self._ends = space.rungs()
+        self._border = next(iter(self._ends), None)  # the samples seen at which the present generation ends
+        self._known = set()
+        for row in self.rows:
+            self._follow(row)
+
+    @property
+    def stage(self) -> str:
+        """The present generation."""
+        return f"generation {self._generation() + 1} of {len(self._ends) + 1}"
+
+    def _generation(self) -> int:
+        return len(self._ends) if self._border is None else self._ends.index(self._border)
+
+    def seconds_left(self) -> float | None:
+        """A guess from the samples that this session has trained."""
+        here, whole = self._samples() - self._samples_before, self.asked * self._budget.samples_per_trial
+        if here <= 0:
+            return None
+        return (self.seconds() - self._seconds_before) / here * max(0, whole - self._samples())
+
+    def _samples(self) -> int:
+        return sum(samples for samples, _ in self._trained.values())
+
+    def _count(self, row: Row) -> None:
+        """What a member trained itself; the samples that another's weights have seen are the other's."""
+        if row.repeat:
+            return super()._count(row)
+        samples, seconds = self._trained.get((row.trial, 0), (0, 0.0))
+        own = max(0, row.samples_seen - self._reached.get(row.trial, 0)) if row.donor is None else 0
+        self._trained[row.trial, 0] = samples + own, max(seconds, row.trial_seconds)
+        self._reached[row.trial] = row.samples_seen
+        return None
+
+    def rests(self, samples_seen: int) -> bool:
+        """Whether a member of so many samples waits for the generation's end."""
+        return self._border is not None and samples_seen >= self._border
+
+    def next(self) -> Proposal | None:
+        """The next member to train on, or a new one; None where all are out, rest or have ended."""
+        if self.out_of_budget() or self.stuck():
+            return None
+        self._turn()
+        for number, donor in sorted(self._plan.items()):
+            self._take_over(number, donor)
+        for number, config in sorted(self._configs.items()):
+            row = self._members.get(number)
+            resting = row is not None and (_dead(row) or self.rests(row.samples_seen))
+            if not resting and number not in self._proposals and self._study.is_open(number):
+                return self._issue(Proposal(number, config))
+        if self._whole():
+            return None
+        proposal = self._study.propose()
+        if proposal is None:
+            return self.next()  # the space holds no more, so the population is whole
+        self._numbers.add(proposal.number)
+        self._configs[proposal.number] = proposal.config
+        return self._issue(proposal)
+
+    def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "") -> Row | None:
+        """Note a report; `by` a person, who stops a member for good. Returns the row where it ended the trial."""
+        if number not in self._proposals:
+            return None
+        self._failures = []
+        if progress.state == "running" and by:
+            return super().record(number, progress, stopped=stopped, by=by)
+        if progress.state == "running" and (number, progress.samples_seen) in self._known:
+            return None  # a trial that continues repeats its last report
+        saved = progress.state == "collapsed" and self._border is not None and number != self._baseline
+        state = "running" if saved else progress.state
+        row = self._row(number, state, progress, progress.verdict.cause)
+        if saved or (state == "running" and self.rests(progress.samples_seen)):
+            del self._proposals[number]
+        self._append(row)
+        self._report(row)
+        if state == "running":
+            return None
+        self._tell(row)
+        return row
+
+    def close(self, cause: str) -> None:
+        """End all members: no more is to be spent on this run."""
+        for number, config in sorted(self._configs.items()):
+            if self._study.is_open(number):
+                self._proposals[number] = Proposal(number, config)
+                row = self._members.get(number)
+                dead = row is not None and _dead(row)
+                self._end(number, "collapsed" if dead else "pruned", row.cause if row is not None and dead else cause)
+
+    def _append(self, row: Row) -> None:
+        super()._append(row)
+        self._follow(row)
+
+    def _follow(self, row: Row) -> None:
+        """Know a row, be it new or of an earlier session."""
+        planned, donor = row.trial in self._plan, self._plan.pop(row.trial, None)
+        if row.donor is not None:
+            self._configs[row.trial] = self._space.draw(FixedDraw(json.loads(row.config)), seed=row.seed)
+            self._known = {key for key in self._known if key[0] != row.trial}
+            if donor is not None:
+                self._scored[row.trial] = self._scored[donor]
+        elif row.score is not None:
+            self._learn(row, row.score)
+        self._known.add((row.trial, row.samples_seen))
+        self._members[row.trial] = row
+        if planned and not self._plan:
+            self._advance()
+        self._turn()
+
+    def _learn(self, row: Row, score: float) -> None:
+        samples, before = self._scored.get(row.trial, (0, math.nan))
+        if 0 < samples < row.samples_seen:
+            gain = (before - score) / (row.samples_seen - samples)
+            values = json.loads(row.config)
+            self._stretches.append(Stretch(samples_seen=samples, score=before, gain=gain, values=values))
+        self._scored[row.trial] = row.samples_seen, score
+
+    def _whole(self) -> bool:
+        """Whether every member has been proposed."""
+        return self._study.proposed() >= self._budget.trials or self._study.used_up()
+
+    def _passed(self, number: int) -> bool:
+        row = self._members.get(number)
+        return row is not None and (row.state in ENDED or _dead(row) or self.rests(row.samples_seen))
+
+    def _open(self) -> list[Row]:
+        return [row for _, row in sorted(self._members.items()) if row.state not in ENDED]
+
+    def _turn(self) -> None:
+        """Where all have passed a generation's end, decide who takes over whom."""
+        while self._border is not None and not self._plan and self._whole() and all(map(self._passed, self._numbers)):
+            self._plan = self._decide()
+            if not self._plan:
+                self._advance()
+
+    def _decide(self) -> dict[int, int | None]:
+        dead = [row for row in self._open() if _dead(row)]
+        living = sorted((row for row in self._open() if not _dead(row)), key=self._rank)
+        count = min(math.ceil(self._quantile * len(living)), len(living) // 2)
+        best, worst = living[: max(1, count)], living[len(living) - count :]
+        plan: dict[int, int | None] = {}
+        for number in sorted(row.trial for row in [*worst, *dead] if row.trial != self._baseline):
+            luck = random.Random(derive_seed(self._space.search.seed, "donor", self._generation(), number))
+            plan[number] = luck.choice(best).trial if best else None
+        return plan
+
+    def _rank(self, row: Row) -> tuple[bool, float, int]:
+        """By the latest score; what misses a constraint comes last."""
+        return not meets(self._constraints, row.metrics), self._scored[row.trial][1], row.trial
+
+    def _advance(self) -> None:
+        """The next generation ends where all that live still have something to train."""
+        least = min((row.samples_seen for row in self._open()), default=self._budget.samples_per_trial)
+        self._border = next((end for end in self._ends if end > least), None)
+
+    def _take_over(self, number: int, donor: int | None) -> None:
+        """Carry out a decision: the weights first, then the row that tells of it."""
+        own = self._members[number]
+        if donor is None:
+            self._proposals[number] = Proposal(number, self._configs[number])
+            self._end(number, "collapsed", own.cause)
+            return
+        given, (samples, score) = self._configs[donor], self._scored[donor]
+        others = [self._configs[row.trial].parameters() for row in self._open() if row.trial not in self._plan]
+        situation = Situation(samples_seen=samples, score=score, history=self._stretches, others=others)
+        seed = derive_seed(self._space.search.seed, "explore", self._generation(), number)
+        config = explore(self._space, replace(given, seed=own.seed), situation, seed)
+        best = None if _dead(own) else own.best_score
+        transplant(self.folder(donor), self.folder(number), config, best, own.trial_seconds)
+        row = replace(
+            own,
+            samples_seen=samples,
+            score=None,
+            best_score=best,
+            metrics={},
+            config=json.dumps(config.parameters()),
+            cause=f"{TAKES_OVER}{donor} at {samples:,} samples: {_changes(given, config)}",
+            verdict="healthy",
+            evidence={},
+            run_seconds=self.seconds(),
+        )
+        self._append(row)
+
+    def _history(self, row: Row) -> dict[str, Any]:
+        """The configuration of the last weights, and where they come from, the latest first."""
+        lineage, member = [], row.trial
+        for other in reversed(self.rows):
+            if other.trial == member and other.donor is not None:
+                lineage.append(f"#{other.donor} at {other.samples_seen:,} samples")
+                member = other.donor
+        return {"configuration": json.loads(row.config), "lineage": lineage}
+
+
+def _dead(row: Row) -> bool:
+    """Whether a member collapsed, and waits to be replaced."""
+    return row.state == "running" and row.verdict != "healthy"
+
+
+def _changes(given: TrialConfig, config: TrialConfig) -> str:
+    before: Mapping[str, Scalar] = given.parameters()
+    after = config.parameters()
+    changed = [f"{path} {shown(before[path])} -> {shown(after[path])}" for path in after if before[path] != after[path]]
+    return ", ".join(changed) or "nothing changed"
