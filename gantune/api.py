@@ -25,12 +25,10 @@ class Task:
     run: Run
     earlier: tuple[Run, ...] = ()
 
-    def carry_on(self, *, address: str | None = None, progress: bool = True) -> bool:
+    def carry_on(self, *, address: str | None = None, storage: str | None = None, progress: bool = True) -> bool:
         """Carry it to its end, from wherever it stands; False where a person stopped it before."""
-        if progress:
-            return drive(self.space, self.run, Screen(), address, self.earlier)
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            return drive(self.space, self.run, Screen(nowhere), address, self.earlier)
+            return drive(self.space, self.run, Screen(None if progress else nowhere), address, self.earlier, storage)
 
 
 def search(
@@ -41,19 +39,21 @@ def search(
     overrides: Sequence[str] = (),
     address: str | None = None,
     earlier: Sequence[str | Run] = (),
+    storage: str | None = None,
     progress: bool = True,
 ) -> Run:
     """Search a space for the best GAN, and return its run; the same call continues a run that is not finished.
 
     space: a YAML file's path, the same as nested dicts, or a SearchSpace. name: the run's folder below `runs`, else the
     space's own name. overrides: `path=value`, as `--set` takes them. address: a Ray cluster to join. A Ray that is
-    connected already is used, and left as it is. earlier: runs to learn from. progress: whether to print it to stderr.
+    connected already is used, and left as it is. earlier: runs to learn from. storage: the URL of a database for the
+    study, so that several drivers share the run. progress: whether to print it to stderr.
 
     An interrupt (Ctrl-C, a notebook's stop button) or `gantune stop` ends it cleanly, with the run so far. In a thread
     other than the main one only the latter does. Raises GantuneError; nothing is lost then.
     """
     task = prepare(space, name=name, runs=runs, overrides=overrides, earlier=earlier)
-    task.carry_on(address=address, progress=progress)
+    task.carry_on(address=address, storage=storage, progress=progress)
     return task.run
 
 
@@ -63,6 +63,7 @@ def resume(
     runs: Folder = "runs",
     overrides: Sequence[str] = (),
     address: str | None = None,
+    storage: str | None = None,
     progress: bool = True,
 ) -> Run:
     """Carry on a run from its own directory; without `run`, the one last used.
@@ -70,7 +71,7 @@ def resume(
     overrides: what may differ from before, `budget`, `resources` and `confirm`.
     """
     task = prepare_again(open_run(run, runs=runs), overrides)
-    task.carry_on(address=address, progress=progress)
+    task.carry_on(address=address, storage=storage, progress=progress)
     return task.run
 
 

@@ -1,4 +1,4 @@
-"""The results of a run as Parquet: one row a report, written by the driver alone.
+"""The results of a run as Parquet: one row a report, written by the driver alone; of several, each has its own parts.
 
 Each report is flushed as a part of its own, so that a kill loses none; parts are merged as they pile up.
 """
@@ -74,20 +74,26 @@ class Row:
 
 
 class Results:
-    """The parts of one directory. One writer; any number of readers, who see whole parts only."""
+    """The parts of one directory. A writer has parts of its own; any number of readers, who see whole parts only."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, writer: str = "") -> None:
         self._folder = folder
+        self._prefix = f"part-{writer}" if writer else "part"
+        self._told: set[Path] = set()
+
+    def written_by(self, writer: str) -> "Results":
+        """The same directory for one of several writers."""
+        return Results(self._folder, writer)
 
     def append(self, row: Row) -> None:
         """Write one row durably. Raises RunError where it cannot be written."""
         self._write([row])
-        if len(self._parts()) >= MERGE_AT:
+        if len(self._own()) >= MERGE_AT:
             self.merge()
 
     def merge(self) -> None:
-        """Make one part of all; a reader sees every row at every moment."""
-        parts = self._parts()
+        """Make one part of all of this writer's; a reader sees every row at every moment."""
+        parts = self._own()
         if len(parts) > 1:
             self._write(_read(parts))
             for part in parts:
@@ -110,12 +116,27 @@ class Results:
             except FileNotFoundError:
                 continue
 
+    def news(self) -> list[Row]:
+        """Rows of other writers' parts that came since the last call, in order; after a merge some come again."""
+        while True:
+            own = self._own()
+            new = [part for part in self._parts() if part not in self._told and part not in own]
+            try:
+                rows = _read(new)
+            except FileNotFoundError:
+                continue
+            self._told.update(new)
+            return sorted(rows, key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
+
+    def _own(self) -> list[Path]:
+        return [part for part in self._parts() if part.stem.rpartition("-")[0] == self._prefix]
+
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
 
     def _write(self, rows: list[Row]) -> None:
-        taken = [int(part.stem.partition("-")[2]) for part in self._parts()]
-        path = self._folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
+        taken = [int(part.stem.rpartition("-")[2]) for part in self._own()]
+        path = self._folder / f"{self._prefix}-{max(taken, default=-1) + 1:06d}.parquet"
         partial = path.with_name(f".{path.stem}.partial")  # readers of Parquet folders pass over names with a dot
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

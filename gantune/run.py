@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -127,14 +128,14 @@ class Run:
 
     def driven(self) -> bool:
         """Whether a search is driving this run, here or on another machine."""
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
+        held = [self.folder / ".lock", *self.folder.glob("drivers/*/.lock")]
+        return any(_held(path) for path in held if path.exists())
 
-    def begin(self, space: SearchSpace) -> bool:
-        """Make the run or continue it; True where it existed. Raises RunError where it was made from another space."""
+    def begin(self, space: SearchSpace, *, storage: str | None = None) -> bool:
+        """Make the run or continue it; True where it existed. Raises RunError where it was made from another space.
+
+        storage: the database that holds its study, as people may see it; None for the journal. A run keeps to either.
+        """
         document = json.loads(json.dumps(space.document()))
         manifest = self.manifest() if (self.folder / "manifest.json").exists() else None
         if manifest is not None:
@@ -144,11 +145,19 @@ class Run:
                     f"{self.folder}: was made from another space ({'; '.join(changed[:4])}); "
                     "continue it with its own space, or start a new run with --name"
                 )
-        sessions = [*(manifest or {}).get("sessions", []), _session()]
+            if storage is None and "study" in manifest:
+                raise RunError(f"{self.folder}: its study lies in a database; name it by --storage or GANTUNE_STORAGE")
+            if storage is not None and "study" not in manifest:
+                raise RunError(
+                    f"{self.folder}: its study lies in {self.study_path.name}; leave --storage out, or use --name"
+                )
+        shared = {} if storage is None else {"storage": storage, "host": platform.node(), "pid": os.getpid()}
+        sessions = [*(manifest or {}).get("sessions", []), _session() | shared]
         self._write("space.yaml", dump(document))
         values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
-        if manifest is not None and "protocol" in manifest:
-            values["protocol"] = manifest["protocol"]
+        if storage is not None:  # a database is shared with other runs, perhaps of the same name
+            values["study"] = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        values |= {key: manifest[key] for key in ("protocol", "study") if manifest is not None and key in manifest}
         self._write("manifest.json", json.dumps(values, indent=1))
         return manifest is not None
 
@@ -247,6 +256,15 @@ class Run:
             reason = trial.cause.partition("\n")[0] or "no report met the constraints"
             reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
         raise NoSurvivorError("\n".join([f"{self.folder}: no trial survived", *reasons]))
+
+
+def _held(lock: Path) -> bool:
+    """Whether somebody holds a lock."""
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:

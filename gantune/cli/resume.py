@@ -12,7 +12,8 @@ from gantune.cli import options
 @options.overrides
 @options.runs
 @click.option("--address", help="A Ray cluster to join (`auto` on one of its machines).  [default: start Ray here]")
-def command(run: str | None, overrides: tuple[str, ...], runs: Path, address: str | None) -> None:
+@options.storage
+def command(run: str | None, overrides: tuple[str, ...], runs: Path, address: str | None, storage: str | None) -> None:
     """Carry on RUN from its own directory; no space file is needed.
 
     --set takes what may differ from before: budget, resources, confirm. RUN is a path or a name below --runs; without
@@ -29,4 +30,4 @@ def command(run: str | None, overrides: tuple[str, ...], runs: Path, address: st
     from gantune.api import prepare_again
     from gantune.cli.search import finish
 
-    finish(prepare_again(opened, overrides), address)
+    finish(prepare_again(opened, overrides), address, storage)

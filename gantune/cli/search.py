@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="An earlier run to learn from; may be repeated.  [default: none]",
 )
+@options.storage
 def command(
-    space: Path, overrides: tuple[str, ...], runs: Path, name: str | None, address: str | None, sources: tuple[str, ...]
+    space: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    name: str | None,
+    address: str | None,
+    sources: tuple[str, ...],
+    storage: str | None,
 ) -> None:
     """Search SPACE, a YAML file, for the best GAN.
 
@@ -36,6 +43,7 @@ def command(
     gantune search search_spaces/dcgan.yaml
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
     gantune search search_spaces/dcgan.yaml --name wider --from runs/dcgan
+    gantune search search_spaces/dcgan.yaml --storage postgresql+psycopg://me@host/studies
     """
     from gantune.run import Run
     from gantune.space import NAME, load_space
@@ -48,12 +56,12 @@ def command(
         raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
     from gantune.api import prepare
 
-    finish(prepare(loaded, name=name, runs=runs, earlier=others), address)
+    finish(prepare(loaded, name=name, runs=runs, earlier=others), address, storage)
 
 
-def finish(task: "Task", address: str | None) -> None:
+def finish(task: "Task", address: str | None, storage: str | None = None) -> None:
     """Carry a search on, and name its winner; a search that a person stopped exits with 130."""
-    if not task.carry_on(address=address):
+    if not task.carry_on(address=address, storage=storage):
         sys.exit(130)
     winner = task.run.best()
     click.echo(

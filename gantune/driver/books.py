@@ -64,6 +64,18 @@ class Books:
         """How many trials are out."""
         return len(self._proposals)
 
+    @property
+    def scratch(self) -> Path:
+        """Where Ray puts what nobody reads."""
+        return self._run.folder / "ray"
+
+    def hear(self) -> None:
+        """Take in what other drivers of this run have written; there are none."""
+
+    def more(self) -> bool:
+        """Whether another trial may be there later, though there is none now: one that is out may come back."""
+        return bool(self._proposals)
+
     def next(self) -> Proposal | None:
         """The next trial to train, its folder made; None where no more are asked for."""
         raise NotImplementedError

@@ -44,10 +44,12 @@ class Confirmation(Books):
         """The next run; None where none is left."""
         if not self._waiting or self.out_of_budget() or self.stuck():
             return None
-        index = self._waiting.pop(0)
+        return self._issue(self._proposal(self._waiting.pop(0)))
+
+    def _proposal(self, index: int) -> Proposal:
         trial, repeat = self.identity(index)
         config = load_trial(self._run.trial_folder(trial) / "config.yaml")
-        return self._issue(Proposal(index, replace(config, seed=derive_seed(self._seed, "confirm", trial, repeat))))
+        return Proposal(index, replace(config, seed=derive_seed(self._seed, "confirm", trial, repeat)))
 
     def identity(self, number: int) -> tuple[int, int]:
         """The finalist, and which of its runs it is."""

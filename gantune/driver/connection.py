@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import ray
 
@@ -83,7 +83,9 @@ def _logged(path: Path) -> Iterator[None]:
     logging.root.addHandler(handler)
     try:
         alone = threading.current_thread() is threading.main_thread()
-        with contextlib.redirect_stdout(handler.stream if alone else _OfThisThread(handler.stream, sys.stdout)):
+        with contextlib.redirect_stdout(
+            handler.stream if alone else _OfThisThread(cast(TextIO, handler.stream), sys.stdout)
+        ):
             yield
     finally:
         logging.root.removeHandler(handler)

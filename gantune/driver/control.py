@@ -37,15 +37,18 @@ class Control:
         known = {request.id for requests in self._kills.values() for request in requests}
         for request in self._requests.pending():
             if request.verb == "stop":
+                if not self.stop:
+                    self._screen.say("stopping, as somebody asked; what is running will continue from its last report")
                 self.stop = True
-                self._screen.say("stopping, as somebody asked; what is running will continue from its last report")
-                self._requests.reply(request, "done", "stopping")
+                self._requests.reply(request, "accepted", "stopping")  # other drivers of the run are to hear it, too
             elif request.id not in known:
                 self._take(request)
 
     def _take(self, request: Request) -> None:
         trial = request.trial
         state = self._books.state_of(trial) if isinstance(trial, int) else ""
+        if state == "elsewhere":
+            return  # it is for another driver to answer
         if not isinstance(trial, int) or not state:
             self._requests.reply(request, "refused", f"there is no trial #{trial}")
         elif state in ENDED:

@@ -26,7 +26,7 @@ class Ledger(Books):
         self._known = {(row.trial, row.samples_seen) for row in rows}
         self.rows = rows
         if rows and not study.knows(max(self._last)):
-            raise RunError(f"{run.study_path}: lacks trials that the results hold; put it back, or use --name")
+            raise RunError(f"{study.place}: lacks trials that the results hold; put it back, or use --name")
         self._lowest: dict[int, float] = {}
         self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
         for row in rows:
@@ -37,15 +37,20 @@ class Ledger(Books):
         """Tell the study what the rows know; what is then still open is to be trained on."""
         waiting = []
         for proposal in self._study.open_proposals():
-            for row in self.rows:
-                if row.trial == proposal.number:
-                    self._report(row)
-            last = self._last.get(proposal.number)
-            if last is not None and last.state in ENDED:
-                self._tell(last)
-            else:
+            if not self._is_told(proposal):
                 waiting.append(proposal)
         return waiting
+
+    def _is_told(self, proposal: Proposal) -> bool:
+        """Tell the study what the rows know of an open trial; whether that ended it."""
+        for row in self.rows:
+            if row.trial == proposal.number:
+                self._report(row)
+        last = self._last.get(proposal.number)
+        if last is None or last.state not in ENDED:
+            return False
+        self._tell(last)
+        return True
 
     def next(self) -> Proposal | None:
         """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
@@ -63,7 +68,7 @@ class Ledger(Books):
         return number, 0
 
     def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "") -> Row | None:
-        """Note a report; `stopped`: whether it was, by the scheduler or `by` somebody. Returns the row where it ended."""
+        """Note a report; `stopped`: whether it was, by the scheduler or `by` somebody. Returns the row of an end."""
         if not self._study.is_open(number):
             return None
         self._failures = []
@@ -126,6 +131,9 @@ class Ledger(Books):
 
     def _append(self, row: Row) -> None:
         self._write(row)
+        self._note(row)
+
+    def _note(self, row: Row) -> None:
         self.rows.append(row)
         self._last[row.trial] = row
         self._known.add((row.trial, row.samples_seen))

@@ -120,7 +120,8 @@ class Medians:
 
 
 class Remembering(FIFOScheduler):  # type: ignore[misc]
-    """A rule that knows trials by their number, and is replayed from the results when a search is continued.
+    """A rule that knows trials by their number, and replays the rows of a search: those there are when it is continued,
+    and those that other drivers add to them later. A row of what it has decided itself changes nothing.
 
     Trials in `kept` count and are never stopped, those in `promoted` not after so many samples seen. A share of those
     that it would stop is let run, and counts no further: they show whether the stops are right, and a rung that does
@@ -131,7 +132,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         self,
         rule: Rule,
         spared: float,
-        rows: Iterable[Row],
+        rows: Sequence[Row],
         kept: Iterable[int] = (),
         promoted: Mapping[int, int] | None = None,
     ) -> None:
@@ -143,18 +144,28 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         self.certificate = Certificate()
         self._lowest: dict[int, float] = {}
         self._seen: dict[int, int] = {}
-        for row in rows:
+        self._ended: set[int] = set()
+        self._rows = rows
+        self._replayed = 0
+        self._replay()
+
+    def _replay(self) -> None:
+        new, self._replayed = self._rows[self._replayed :], len(self._rows)
+        for row in new:
             if row.state in ("finished", "collapsed"):  # Tune asks about no others
                 self.end(row.trial, row.samples_seen, row.score, collapsed=row.state == "collapsed")
             elif row.score is not None and row.state in ("running", "pruned"):
-                self.decide(row.trial, row.samples_seen, row.score)
+                self.decide(row.trial, row.samples_seen, row.score, stopped=row.state == "pruned")
 
     def keep(self, promoted: Mapping[int, int]) -> None:
         """Stop none of these trials after so many samples seen."""
         self._kept = {**promoted, **self._kept}
 
-    def decide(self, number: int, samples_seen: int, score: float) -> str:
-        """CONTINUE or STOP, after one report; one that is repeated changes nothing."""
+    def decide(self, number: int, samples_seen: int, score: float, *, stopped: bool | None = None) -> str:
+        """CONTINUE or STOP, after one report; one that is repeated changes nothing.
+
+        stopped: what was decided, where the report is replayed. What went on though the rule would stop it was spared.
+        """
         if samples_seen <= self._seen.get(number, -1):
             return CONTINUE
         self._seen[number] = samples_seen
@@ -170,13 +181,17 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         if not self._rule.stops(number, samples_seen, score, lowest):
             return CONTINUE
         self._stops += 1
-        if round(self._stops * self._spared) > round((self._stops - 1) * self._spared):
+        due = round(self._stops * self._spared) > round((self._stops - 1) * self._spared)
+        if due if stopped is None else not stopped:
             self.certificate.spare(number, rung)
             return CONTINUE
         return STOP
 
     def end(self, number: int, samples_seen: int, score: float | None, *, collapsed: bool) -> None:
-        """A trial has used up its budget, or collapsed."""
+        """A trial has used up its budget, or collapsed; what is repeated changes nothing."""
+        if number in self._ended:
+            return
+        self._ended.add(number)
         lowest = min((value for value in (score, self._lowest.get(number)) if value is not None), default=math.inf)
         if score is not None and not collapsed and not self.certificate.is_doomed(number):
             self._rule.end(number, samples_seen, score, lowest)
@@ -184,6 +199,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Called by Tune after each report that did not end the trial."""
+        self._replay()
         if result.get("score") is None:
             return CONTINUE
         return self.decide(result["number"], result["samples_seen"], result["score"])
@@ -208,10 +224,11 @@ class Generations(FIFOScheduler):  # type: ignore[misc]
 
 
 def build_scheduler(
-    space: SearchSpace, rows: Iterable[Row], promoted: Mapping[int, int] | None = None
+    space: SearchSpace, rows: Sequence[Row], promoted: Mapping[int, int] | None = None
 ) -> TrialScheduler:
-    """A space's scheduler, knowing the rows so far. The baseline gets its whole budget: it is what others beat.
+    """A space's scheduler, knowing the rows so far and those to come.
 
+    The baseline gets its whole budget: it is what others beat.
     promoted: trials that it may stop no more, and the samples that each had seen when somebody asked for that.
     """
     config, samples = space.search.scheduler, space.budget.samples_per_trial

@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import ray
 from ray.tune.schedulers import FIFOScheduler
@@ -14,6 +16,8 @@ from gantune.data.data_set import DataSet, open_data
 from gantune.driver.confirmation import Confirmation
 from gantune.driver.connection import connected
 from gantune.driver.control import Control
+from gantune.driver.crew import Crew, SharedConfirmation, SharedLedger
+from gantune.driver.database import Database
 from gantune.driver.earlier import take_over
 from gantune.driver.ledger import Ledger
 from gantune.driver.population import Population
@@ -21,7 +25,7 @@ from gantune.driver.schedulers import Generations, Remembering, build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.study import Study
 from gantune.driver.tune import carry
-from gantune.errors import RunError
+from gantune.errors import RunError, SpecError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
 from gantune.requests import Requests
@@ -31,26 +35,41 @@ from gantune.trainer import choose_device
 
 
 def search(
-    space: SearchSpace, run: Run, screen: Screen, address: str | None = None, earlier: Sequence[Run] = ()
+    space: SearchSpace,
+    run: Run,
+    screen: Screen,
+    address: str | None = None,
+    earlier: Sequence[Run] = (),
+    storage: str | None = None,
 ) -> bool:
     """Carry a run to its end, from wherever it stands; False where a person stopped it before.
 
-    address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from.
-    Raises RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
+    address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from. storage: the URL
+    of a database for the study; several drivers may then carry the run at once, each by a call of its own.
+    Raises SpecError, RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
     """
+    database = None if storage is None else Database(url=storage)
+    if database is not None:
+        if isinstance(space.search.scheduler, Pbt | Pb2):
+            raise SpecError("--storage: a population has one driver, who decides who takes over whom; leave it out")
+        database.check()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run.lock())
+        alone = not run.driven()
+        crew = None if database is None else stack.enter_context(Crew(run))
+        if crew is None:
+            stack.enter_context(run.lock())
         requests = Requests(run)
-        requests.begin()
+        if alone:
+            requests.begin()
         images = open_data(space.data, screen.passing)
-        continued = run.begin(space)
-        reference = _reference(space, run, images, screen)
-        noise_score = reference.noise_scores[space.objective.metric]
-        study = Study(run.study_path, space, noise_score)
-        for other in earlier:
-            screen.say(take_over(other, run, space, study))
-        breeding = isinstance(space.search.scheduler, Pbt | Pb2)
-        ledger = Population(run, space, study) if breeding else Ledger(run, space, study)
+        with contextlib.nullcontext() if crew is None else crew.together:
+            continued, place = _begin(run, space, crew, database)
+            reference = _reference(space, run, images, screen)
+            noise_score = reference.noise_scores[space.objective.metric]
+            study = Study(place, space, noise_score)
+            for other in earlier:
+                screen.say(take_over(other, run, space, study))
+            ledger = _books(run, space, study, crew)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
@@ -61,7 +80,7 @@ def search(
         )
         control = Control(requests, ledger, screen)
         control.look()  # what was asked of a driver that did not live to do it
-        log = run.folder / "ray.log"
+        log = (run.folder if crew is None else crew.folder) / "ray.log"
         idle = ledger.complete() or bool(ledger.out_of_budget())
         if not idle:
             screen.passing("trying whether every parameter has an effect")
@@ -87,7 +106,7 @@ def search(
             raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
         elif ledger.used_up():
             screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
-        confirmation = Confirmation(run, space)
+        confirmation = Confirmation(run, space) if crew is None else SharedConfirmation(run, space, crew)
         if confirmation.complete() or confirmation.out_of_budget():
             if idle:
                 screen.say("it is finished; for more: gantune resume --set budget.trials=N, or more of what is used up")
@@ -103,6 +122,22 @@ def search(
         if not confirmation.complete():
             screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
         return True
+
+
+def _books(run: Run, space: SearchSpace, study: Study, crew: Crew | None) -> Ledger:
+    if isinstance(space.search.scheduler, Pbt | Pb2):
+        return Population(run, space, study)
+    return Ledger(run, space, study) if crew is None else SharedLedger(run, space, study, crew)
+
+
+def _begin(run: Run, space: SearchSpace, crew: Crew | None, database: Database | None) -> tuple[bool, Path | Database]:
+    """Whether the run existed, and where its study lies."""
+    if crew is None or database is None:
+        return run.begin(space), run.study_path
+    with run.lock():  # one driver alone would hold it
+        continued = run.begin(space, storage=database.shown)
+    crew.enrol(run)
+    return continued, replace(database, study=run.manifest()["study"], driver=crew.name)
 
 
 def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:

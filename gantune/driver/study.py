@@ -1,6 +1,7 @@
 """The one place that knows Optuna: proposes configurations and is told what became of them.
 
-The study lives in a journal file in the run directory, which optuna-dashboard opens. A collapsed trial is told as a
+The study lives in a journal file in the run directory, or in a database where several drivers share it;
+optuna-dashboard opens either. A collapsed trial is told as a
 complete one with the worst finite value so far, and as infeasible: TPE ranks every complete trial before every pruned
 one, so the value alone would place a dead run above one that was stopped while it learned. A stopped trial is told as
 pruned, with the step at which it stopped. A draw that is not trained is told as failed: no sampler learns from those.
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from gantune.config import Scalar, TrialConfig, derive_seed
 from gantune.driver.auto import size
+from gantune.driver.database import Database
 from gantune.driver.samplers import GENETIC, build_sampler, distribution_of
 from gantune.errors import RunError
 from gantune.space import SearchSpace
@@ -53,34 +55,27 @@ class Known:
 
 
 class Study:
-    """The study of one run, opened by the one driver that holds the run.
+    """The study of one run, in the journal of the one driver that holds the run, or in the database of several.
 
-    `floor` is the value told for a collapse while no trial has a finite score yet.
+    What is asked of one that is shared must be asked under the lock of its drivers. `floor` is the value told for a
+    collapse while no trial has a finite score yet.
     """
 
-    def __init__(self, path: Path, space: SearchSpace, floor: float) -> None:
+    def __init__(self, place: Path | Database, space: SearchSpace, floor: float) -> None:
         optuna.logging.set_verbosity(logging.ERROR)
         self._space = space
         self._floor = floor
-        try:
-            journal = path.resolve()  # the lock is a link to it, and a link with a relative target points elsewhere
-            _mend(journal)
-            storage = JournalStorage(JournalFileBackend(str(journal)))
-            names = optuna.get_all_study_names(storage)  # a run that was renamed keeps its study
-            name = names[0] if names else path.parent.name
-            self._study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be opened as a study: {error}") from error
+        self.place = str(place)
+        self._driver = place.driver if isinstance(place, Database) else ""
+        self._study = _in_database(place) if isinstance(place, Database) else _in_journal(place)
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state.is_finished() and "from" not in frozen.user_attrs:
-                self._drawn.setdefault(_key(frozen.params), frozen.number)
+        self._note_drawn()
         self._study.sampler = self._sampler()  # for what a kill left undrawn
-        self._open = {
-            frozen.number: optuna.Trial(self._study, frozen._trial_id)
-            for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        }
+        self._open: dict[int, optuna.Trial] = {}
+        if not self._driver:  # of several drivers, each takes what is left open by the dead
+            for frozen in self._running():
+                self._open[frozen.number] = optuna.Trial(self._study, frozen._trial_id)
         known = self._study.get_trials(deepcopy=False)
         if all(trial.state == TrialState.WAITING for trial in known):  # a driver may be killed while it enqueues
             for values in space.given()[len(known) :]:
@@ -120,6 +115,30 @@ class Study:
             self._study.enqueue_trial(dict(one.parameters), user_attrs={"tried_for": one.origin}, skip_if_exists=True)
         return len(self._study.get_trials(deepcopy=False)) - len(trials)
 
+    def _running(self) -> list[optuna.trial.FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+
+    def _note_drawn(self) -> None:
+        """What has been drawn to its end: told, or signed by a driver."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if (frozen.state.is_finished() or "driver" in frozen.user_attrs) and "from" not in frozen.user_attrs:
+                self._drawn.setdefault(_key(frozen.params), frozen.number)
+
+    def elsewhere(self) -> list[int]:
+        """The open trials of other drivers, dead ones among them."""
+        return [frozen.number for frozen in self._running() if frozen.number not in self._open]
+
+    def take(self, number: int) -> Proposal | None:
+        """An open trial of a dead driver, as it was proposed; None where it is not open, or its draw is rejected."""
+        frozen = next((frozen for frozen in self._running() if frozen.number == number), None)
+        if frozen is None:
+            return None
+        trial = self._open[number] = optuna.Trial(self._study, frozen._trial_id)
+        proposal = self._draw_valid(number, trial)
+        if proposal is not None:
+            trial.set_user_attr("driver", self._driver)
+        return proposal
+
     def open_proposals(self) -> list[Proposal]:
         """What was proposed before and not told yet, in order; the same values as the first time."""
         drawn = [self._draw_valid(number, trial) for number, trial in sorted(self._open.items())]
@@ -134,6 +153,8 @@ class Study:
         """
         invalid = repeats = 0
         limit = MOST_REJECTIONS if math.isinf(self._size) else MOST_IN_FINITE
+        if self._driver:
+            self._note_drawn()  # by others
         for _ in range(limit):
             if self.used_up():
                 break
@@ -146,6 +167,8 @@ class Study:
                 continue
             first = self._drawn[_key(trial.params)]
             if first == trial.number or repeats == MOST_REPEATS:
+                if self._driver:
+                    trial.set_user_attr("driver", self._driver)
                 return proposal
             self._reject(trial.number, trial, f"repeats #{first}")
             repeats += 1
@@ -243,6 +266,34 @@ class Study:
             for value in [*trial.intermediate_values.values(), *(trial.values or [])]
         ]
         return max(seen, default=self._floor)
+
+
+def _in_journal(path: Path) -> optuna.Study:
+    try:
+        journal = path.resolve()  # the lock is a link to it, and a link with a relative target points elsewhere
+        _mend(journal)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        names = optuna.get_all_study_names(storage)  # a run that was renamed keeps its study
+        name = names[0] if names else path.parent.name
+        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be opened as a study: {error}") from error
+
+
+def _in_database(database: Database) -> optuna.Study:
+    """A study whose every question waits for a server that is away for a while."""
+    make = database.patient(lambda: RDBStorage(database.url, engine_kwargs=database.engine_options))
+    try:
+        try:
+            storage = get_storage(make())
+        except RunError:
+            storage = get_storage(make())  # another run may have made the tables at the same moment
+    except RuntimeError as error:
+        raise RunError(f"{database}: holds tables of another Optuna: {error}") from error
+    for name in dir(BaseStorage):
+        if not name.startswith("_"):
+            setattr(storage, name, database.patient(getattr(storage, name)))
+    return optuna.create_study(storage=storage, study_name=database.study, load_if_exists=True)
 
 
 def _mend(journal: Path) -> None:

@@ -39,18 +39,19 @@ class _Unsaved:
 class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
     """Passes the proposals of the books on to Tune."""
 
-    def __init__(self, books: Books, run: Run, cpus: float, gpus: float) -> None:
+    def __init__(self, books: Books, run: Run, cpus: float, gpus: float, limit: "_Limit") -> None:
         super().__init__()
         self._books = books
+        self._limit = limit
         self._run = run
         self._share = {"threads": max(1, int(cpus)), "device": "cuda" if gpus else "cpu"}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial; nothing for now while one that is out may be asked for again."""
+        """The next trial; nothing for now while there may be another later, for which Tune asks once a second."""
         proposal = self._books.next()
         if proposal is None:
             finished: str = Searcher.FINISHED
-            return None if self._books.running else finished
+            return None if self._books.more() and not self._limit.asked else finished
         return {
             "number": proposal.number,
             "folder": str(self._books.folder(proposal.number).resolve()),
@@ -78,6 +79,7 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._control.look()
+        self._books.hear()
         self._screen.update(self._books)
 
     def on_trial_result(
@@ -159,12 +161,12 @@ def _fit(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
     shell = tune.with_resources(GanTrainable, {"cpu": resources.cpus_per_trial, "gpu": gpus})
-    scratch = run.folder / "ray"
+    scratch = books.scratch
     tuner = tune.Tuner(
         shell,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Asking(books, run, resources.cpus_per_trial, gpus),
+            search_alg=_Asking(books, run, resources.cpus_per_trial, gpus, limit),
             scheduler=scheduler,
             reuse_actors=True,
         ),

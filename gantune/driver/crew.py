@@ -1,0 +1,220 @@
+"""Drivers that share one run: each open trial is trained by one of them, and every row counts for all.
+
+They agree by locks on files, which the operating system frees when their holder dies: one under which they ask, so
+that no two ask at once, and one in the folder of each trial, held by the driver that trains it. An open trial whose
+lock is free has lost its driver, and whoever finds it continues it from its checkpoint.
+"""
+
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gantune.driver.books import Books
+from gantune.driver.confirmation import Confirmation
+from gantune.driver.ledger import Ledger
+from gantune.driver.study import Proposal, Study
+from gantune.errors import RunError
+from gantune.results import Row
+from gantune.run import ENDED, Run
+from gantune.space import SearchSpace
+
+SECONDS_BETWEEN = 1.0  # looks for what others did
+
+
+class Crew:
+    """One driver among those of a run. Its name is the number of its session in the manifest."""
+
+    def __init__(self, run: Run) -> None:
+        self._drivers = run.folder / "drivers"
+        try:
+            self._drivers.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{run.folder}: cannot be written: {error.strerror or error}; use --runs") from error
+        self.together = FileLock(self._drivers / ".lock")
+        self._claims: dict[Path, FileLock] = {}
+        self.name = ""
+
+    def enrol(self, run: Run) -> None:
+        """Take a name; from then on this driver's rows lie in parts of their own."""
+        self.name = f"{len(run.manifest()['sessions']):04d}"
+        self.folder.mkdir(exist_ok=True)
+        self.claim(self.folder)  # for as long as it lives
+        run.results = run.results.written_by(self.name)
+
+    @property
+    def folder(self) -> Path:
+        """What this driver alone writes: Ray's log and scratch."""
+        return self._drivers / self.name
+
+    def claim(self, folder: Path) -> bool:
+        """Take a trial by its folder; False where another driver has it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        self._claims[folder] = lock
+        return True
+
+    def release(self, folder: Path) -> None:
+        """Give a trial away, all that is to be told of it being told."""
+        lock = self._claims.pop(folder, None)
+        if lock is not None:
+            lock.release()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give all trials away: those that are open will be continued by others."""
+        for folder in list(self._claims):
+            self.release(folder)
+
+
+class _Shared(Books):
+    """Books that hear of other drivers' rows, and issue what this driver has claimed."""
+
+    _crew: Crew
+    _heard: set[tuple[int, int, int, str]]
+    _looked = 0.0  # when this driver last looked for others' rows
+    _vain = 0.0  # when it last found nothing to train
+
+    def _join(self, crew: Crew, run: Run) -> None:
+        self._crew = crew
+        self._heard = {_key(row) for row in run.results.rows()}
+
+    @property
+    def scratch(self) -> Path:
+        """Every driver has its own."""
+        return self._crew.folder / "ray"
+
+    def hear(self) -> None:
+        """Take in others' rows; at most once a second."""
+        if time.monotonic() - self._looked > SECONDS_BETWEEN:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take in others' rows, and their clock where it is ahead: the run has one."""
+        self._looked = time.monotonic()
+        for row in self._run.results.news():
+            if _key(row) not in self._heard:
+                self._heard.add(_key(row))
+                self._seconds_before += max(0.0, row.run_seconds - self.seconds())
+                self._count(row)
+                self._take_in(row)
+
+    def _take_in(self, row: Row) -> None:
+        """Another driver's row, heard for the first time."""
+        raise NotImplementedError
+
+    def next(self) -> Proposal | None:
+        """The next trial to train. After looking in vain, as while others train the last, it does not look at once."""
+        if time.monotonic() - self._vain < SECONDS_BETWEEN:
+            return None
+        with self._crew.together:
+            self._catch_up()
+            found = None if self.out_of_budget() or self.stuck() else self._claimed()
+        if found is None:
+            self._vain = time.monotonic()
+        return None if found is None else self._issue(found)
+
+    def _claimed(self) -> Proposal | None:
+        """What is to be trained next, claimed; called while no other driver asks."""
+        raise NotImplementedError
+
+    def more(self) -> bool:
+        """Whether another trial may be there later: of a driver that dies, its trials are to be continued."""
+        return bool(self.running) or not (self.stuck() or self.out_of_budget() or self.complete())
+
+    def _close(self, number: int, state: str) -> None:
+        super()._close(number, state)
+        self._crew.release(self.folder(number))
+
+
+class SharedLedger(_Shared, Ledger):
+    """Books of a search by several drivers, each of which trains what it has claimed."""
+
+    def __init__(self, run: Run, space: SearchSpace, study: Study, crew: Crew) -> None:
+        self._join(crew, run)
+        super().__init__(run, space, study)
+
+    def _take_in(self, row: Row) -> None:
+        if row.repeat:
+            return
+        before = self._last.get(row.trial)
+        self._note(row)
+        if row.state in ENDED and (before is None or before.state not in ENDED):
+            self.ended[row.state] += 1
+
+    def _claimed(self) -> Proposal | None:
+        proposal = self._abandoned()
+        if proposal is None and self._study.proposed() < self._budget.trials:
+            proposal = self._study.propose()
+            if proposal is not None and not self._crew.claim(self.folder(proposal.number)):
+                raise RunError(f"{self.folder(proposal.number)}: is locked, though trial #{proposal.number} is new")
+        return proposal
+
+    def _abandoned(self) -> Proposal | None:
+        """An open trial whose driver is dead, claimed. One that had ended in the rows is told instead."""
+        for number in self._study.elsewhere():
+            if not self._crew.claim(self.folder(number)):
+                continue
+            proposal = self._study.take(number)  # told meanwhile, it is no longer open
+            self._catch_up()  # only now: its driver may have written until the lock was free
+            if proposal is not None and not self._is_told(proposal):
+                return proposal
+            self._crew.release(self.folder(number))
+        return None
+
+    def state_of(self, trial: int) -> str:
+        """As with one driver; `elsewhere` is what another one trains."""
+        elsewhere = trial not in self._proposals and trial in self._study.elsewhere()
+        return "elsewhere" if elsewhere else super().state_of(trial)
+
+    def complete(self) -> bool:
+        """Whether every asked trial has ended, and the study knows it."""
+        return super().complete() and not self._study.elsewhere()
+
+    def close(self, cause: str) -> None:
+        """End this driver's open trials and those of dead ones; wait for others to end theirs."""
+        super().close(cause)
+        while True:
+            with self._crew.together:
+                while (proposal := self._abandoned()) is not None:
+                    self._proposals[proposal.number] = proposal
+                    self._end(proposal.number, "pruned", cause)
+            if not self._study.elsewhere():
+                return
+            time.sleep(SECONDS_BETWEEN)
+
+
+class SharedConfirmation(_Shared, Confirmation):
+    """Books of the finalists' runs, of which each driver trains what it has claimed."""
+
+    def __init__(self, run: Run, space: SearchSpace, crew: Crew) -> None:
+        self._join(crew, run)
+        super().__init__(run, space)
+
+    def _take_in(self, row: Row) -> None:
+        self._known.add((row.trial, row.repeat, row.samples_seen))
+        key = (row.trial, row.repeat)
+        index = self._runs.index(key) if key in self._runs else None
+        if row.state in ENDED and index in self._waiting:
+            self._waiting.remove(index)
+            self.ended[row.state] += 1
+
+    def _claimed(self) -> Proposal | None:
+        for index in list(self._waiting):
+            if self._crew.claim(self.folder(index)):
+                self._catch_up()  # its driver may have ended it until the lock was free
+                if index in self._waiting:
+                    self._waiting.remove(index)
+                    return self._proposal(index)
+                self._crew.release(self.folder(index))
+        return None
+
+
+def _key(row: Row) -> tuple[int, int, int, str]:
+    return row.trial, row.repeat, row.samples_seen, row.state
