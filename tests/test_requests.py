@@ -241,7 +241,7 @@ def test_a_stop_is_for_the_search_that_runs_and_not_for_the_next(books):
     assert not first.control.stop
     first.look()
     assert first.control.stop
-    assert first.last(request).state == "done"
+    assert first.last(request).state == "accepted"  # a run may have other drivers, who are to hear it, too
     stale = first.requests.ask("stop")
     again = Session(books)
     assert not again.control.stop
