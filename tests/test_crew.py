@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
+import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
@@ -479,21 +480,24 @@ def test_a_missing_driver_is_named_with_the_extra_that_brings_it(monkeypatch):
 
 # Real drivers on a real server
 
-SPACE = f"""
+ONE_WORKER = f"resources: {{cpus_per_trial: {os.cpu_count()}}}"
+SPACE = (
+    ONE_WORKER
+    + """
 version: 1
 name: tiny
-data: {{dataset: digits, size: 8}}
-objective: {{samples: {{report: 300, final: 300}}, reports: 4}}
-budget: {{trials: 12, samples_per_trial: 6000}}
-collapse: {{enabled: false}}
-resources: {{cpus_per_trial: {os.cpu_count()}}}  # a worker a driver
+data: {dataset: digits, size: 8}
+objective: {samples: {report: 200, final: 200}, reports: 3}
+budget: {trials: 12, samples_per_trial: 4000}
+collapse: {enabled: false}
 space:
-  architecture: {{mlp: {{hidden: [32, 64]}}
+  architecture: {mlp: {hidden: [32, 64]}}
   loss: [non_saturating, hinge]
   optimizer: adam
   lr_g: log 1e-4..1e-2
-baseline: {{architecture: {{mlp: {{hidden: 64}}, loss: hinge, lr_g: 1e-3}}
+baseline: {architecture: {mlp: {hidden: 64}}, loss: hinge, lr_g: 1e-3}
 """
+)
 PASSWORD = "s3cret"
 NOBODY = 65534  # PostgreSQL does not run as root
 
@@ -580,21 +584,28 @@ def drive(server, tmp_path):
         process.wait()
 
 
+def trains(run, sessions, pid):
+    """Whether a driver has reported on a trial that is still open."""
+    name = next(f"{index:04d}" for index, session in enumerate(sessions, 1) if session["pid"] == pid)
+    last = {}
+    for path in sorted(run.folder.glob(f"results/part-{name}-*.parquet")):
+        last.update({row["trial"]: row["state"] for row in pq.read_table(path).to_pylist()})
+    return "running" in last.values()
+
+
 def test_three_drivers_share_a_search_and_two_finish_what_a_killed_one_began(server, drive, tmp_path):
     (tmp_path / "tiny.yaml").write_text(SPACE)
     run = Run(tmp_path / "runs" / "tiny")
     crew = [drive() for _ in range(3)]
-    victim, killed = None, None
-    until = time.monotonic() + 80
+    until = time.monotonic() + 240
+    victim = None
     while victim is None:
         assert time.monotonic() < until, "the search did not get that far"
         assert all(process.poll() is None for process in crew), [process.communicate() for process in crew]
         time.sleep(0.05)
         sessions = run.manifest()["sessions"] if (run.folder / "manifest.json").exists() else []
-        busy = {path.stem.split("-")[1] for path in run.folder.glob("results/part-*.parquet")}
-        if len(sessions) == 3 and len(busy) == 3:
-            killed = max(busy)
-            victim = next(process for process in crew if process.pid == sessions[int(killed) - 1]["pid"])
+        if len(sessions) == 3:
+            victim = next((process for process in crew if trains(run, sessions, process.pid)), None)
     victim.kill()
     before = run.results.rows()
     told = [process.communicate(timeout=until - time.monotonic())[1] for process in crew]
@@ -607,8 +618,7 @@ def test_three_drivers_share_a_search_and_two_finish_what_a_killed_one_began(ser
     trials = optuna.load_study(study_name=run.manifest()["study"], storage=server.url).trials
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert [trial.number for trial in trials if "rejected" not in trial.user_attrs] == list(range(12))
-    survivors = {trial.user_attrs["driver"] for trial in trials}
-    assert len(survivors) >= 2, "one driver did it all"
+    assert len({path.stem.split("-")[1] for path in run.folder.glob("results/part-*.parquet")}) > 1
 
     found = [path for path in run.folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
     assert found == []
@@ -623,7 +633,7 @@ def test_a_server_that_is_started_again_in_mid_search_is_waited_for(server, driv
     (tmp_path / "tiny.yaml").write_text(SPACE.replace("trials: 12", "trials: 4"))
     run = Run(tmp_path / "runs" / "tiny")
     process = drive()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not run.results.rows():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until, "the search did not get that far"
@@ -631,7 +641,7 @@ def test_a_server_that_is_started_again_in_mid_search_is_waited_for(server, driv
     server.stop()
     time.sleep(2)
     server.start()
-    told = process.communicate(timeout=60)[1]
+    told = process.communicate(timeout=120)[1]
     assert process.returncode == 0, told
     assert ends(run) == {(number, 0): 1 for number in range(4)}
 
@@ -641,7 +651,7 @@ def test_a_search_stops_with_one_message_where_its_server_stays_away(server, dri
     server.stop()
     try:
         process = drive()
-        told = process.communicate(timeout=60)[1]
+        told = process.communicate(timeout=120)[1]
     finally:
         server.start()
     assert process.returncode == 1

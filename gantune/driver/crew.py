@@ -147,6 +147,7 @@ class SharedLedger(_Shared, Ledger):
         self._note(row)
         if row.state in ENDED and (before is None or before.state not in ENDED):
             self.ended[row.state] += 1
+            self.ended_here += 1  # the pace is that of all drivers
 
     def _claimed(self) -> Proposal | None:
         proposal = self._abandoned()
@@ -204,6 +205,7 @@ class SharedConfirmation(_Shared, Confirmation):
         if row.state in ENDED and index in self._waiting:
             self._waiting.remove(index)
             self.ended[row.state] += 1
+            self.ended_here += 1
 
     def _claimed(self) -> Proposal | None:
         for index in list(self._waiting):
