@@ -1,6 +1,7 @@
 """The results of a run as Parquet: one row a report, written by the driver alone; of several, each has its own parts.
 
-Each report is flushed as a part of its own, so that a kill loses none; parts are merged as they pile up.
+Each report is flushed as a part of its own, so that a kill loses none; parts of about one size are merged as they
+pile up, so that a row is written a few times only, however many there are.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 TAKES_OVER = "takes over #"  # how the cause of such a row begins
-MERGE_AT = 100  # parts in a directory before they become one
+MERGE_AT = 100  # parts of about one size before they become one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,7 @@ class Results:
         self._folder = folder
         self._prefix = f"part-{writer}" if writer else "part"
         self._told: set[Path] = set()
+        self._held: dict[Path, int] = {}  # rows of parts
 
     def written_by(self, writer: str) -> "Results":
         """The same directory for one of several writers."""
@@ -88,16 +90,31 @@ class Results:
     def append(self, row: Row) -> None:
         """Write one row durably. Raises RunError where it cannot be written."""
         self._write([row])
-        if len(self._own()) >= MERGE_AT:
-            self.merge()
+        size = 1
+        while len(alike := [part for part in self._own() if size <= self._count(part) < size * MERGE_AT]) >= MERGE_AT:
+            self._merge(alike)
+            size *= MERGE_AT
 
     def merge(self) -> None:
         """Make one part of all of this writer's; a reader sees every row at every moment."""
         parts = self._own()
         if len(parts) > 1:
-            self._write(_read(parts))
-            for part in parts:
-                part.unlink()
+            self._merge(parts)
+
+    def _merge(self, parts: list[Path]) -> None:
+        self._write(_read(parts))
+        for part in parts:
+            part.unlink()
+            self._held.pop(part, None)
+
+    def _count(self, part: Path) -> int:
+        """How many rows a part holds."""
+        if part not in self._held:
+            try:
+                self._held[part] = pq.read_metadata(part).num_rows
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise RunError(f"{part}: cannot be read: {error}") from error
+        return self._held[part]
 
     def rows(self) -> list[Row]:
         """All rows in the order of the run's clock; a row present twice, by a merge cut short, counts once."""
@@ -144,6 +161,7 @@ class Results:
             with open(partial, "rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, path)
+            self._held[path] = len(rows)
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink()

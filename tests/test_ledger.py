@@ -227,7 +227,7 @@ def test_the_repeated_report_of_a_retried_worker_is_not_doubled(books):
     number = ledger.next().number
     for _ in range(2):
         ledger.record(number, progress(100, 14.0, "running"), stopped=False)
-    assert books.written() == len(ledger.rows) == 1
+    assert books.written() == len(ledger.rows()) == 1
 
 
 ENDINGS = {

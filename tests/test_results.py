@@ -144,8 +144,19 @@ def test_parts_are_merged_as_they_pile_up(tmp_path, monkeypatch):
     results = Results(tmp_path)
     for index in range(23):
         results.append(row(samples_seen=index))
-        assert len(parts(tmp_path)) < 5
+        assert len(parts(tmp_path)) < 5 + 5  # of one row, and of five
     assert [item.samples_seen for item in results.rows()] == list(range(23))
+
+
+def test_a_row_is_written_a_few_times_however_many_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_module, "MERGE_AT", 3)
+    written, write = [], Results._write
+    monkeypatch.setattr(Results, "_write", lambda self, rows: (written.extend(rows), write(self, rows)))
+    for index in range(81):
+        Results(tmp_path).append(row(samples_seen=index))  # also by writers that did not write what they merge
+    assert Results(tmp_path).rows() == [row(samples_seen=index) for index in range(81)]
+    assert len(parts(tmp_path)) == 1
+    assert len(written) == 81 * (1 + 4)
 
 
 @pytest.mark.parametrize("left", [1, 4, 9])

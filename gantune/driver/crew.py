@@ -164,7 +164,7 @@ class SharedLedger(_Shared, Ledger):
                 continue
             proposal = self._study.take(number)  # told meanwhile, it is no longer open
             self._catch_up()  # only now: its driver may have written until the lock was free
-            if proposal is not None and not self._is_told(proposal):
+            if proposal is not None and not self._is_told(proposal, self.rows()):
                 return proposal
             self._crew.release(self.folder(number))
         return None

@@ -1,6 +1,6 @@
 """The books of a search: what the study is told, and what it proposes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,28 +22,30 @@ class Ledger(Books):
         self._study = study
         self._constraints = space.objective.constraints
         rows = [row for row in every if not row.repeat]
-        self._last = {row.trial: row for row in rows}
-        self._known = {(row.trial, row.samples_seen) for row in rows}
-        self.rows = rows
+        self._last = {row.trial: row for row in rows}  # no others stay in memory: a search may be long
         if rows and not study.knows(max(self._last)):
             raise RunError(f"{study.place}: lacks trials that the results hold; put it back, or use --name")
         self._lowest: dict[int, float] = {}
         self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
         for row in rows:
             self._note_best(row)
-        self._waiting = self._reconcile()
+        self._waiting = self._reconcile(rows)
 
-    def _reconcile(self) -> list[Proposal]:
+    def rows(self) -> list[Row]:
+        """The search's own rows so far, read from the results."""
+        return [row for row in self._run.results.rows() if not row.repeat]
+
+    def _reconcile(self, rows: Sequence[Row]) -> list[Proposal]:
         """Tell the study what the rows know; what is then still open is to be trained on."""
         waiting = []
         for proposal in self._study.open_proposals():
-            if not self._is_told(proposal):
+            if not self._is_told(proposal, rows):
                 waiting.append(proposal)
         return waiting
 
-    def _is_told(self, proposal: Proposal) -> bool:
+    def _is_told(self, proposal: Proposal, rows: Sequence[Row]) -> bool:
         """Tell the study what the rows know of an open trial; whether that ended it."""
-        for row in self.rows:
+        for row in rows:
             if row.trial == proposal.number:
                 self._report(row)
         last = self._last.get(proposal.number)
@@ -76,8 +78,9 @@ class Ledger(Books):
         ended: str = state if state != "running" else "pruned" if stopped else "running"
         if ended == "pruned":
             cause = f"stopped by {by or 'the scheduler'} at {progress.samples_seen:,} samples"
-        if ended == "running" and (number, progress.samples_seen) in self._known:
-            return None  # a trial that continues repeats its last report
+        last = self._last.get(number)
+        if ended == "running" and last is not None and progress.samples_seen <= last.samples_seen:
+            return None  # a trial that continues repeats its last report, one that starts over all of them
         row = self._row(number, ended, progress, cause)
         self._append(row)
         self._report(row)
@@ -134,9 +137,7 @@ class Ledger(Books):
         self._note(row)
 
     def _note(self, row: Row) -> None:
-        self.rows.append(row)
         self._last[row.trial] = row
-        self._known.add((row.trial, row.samples_seen))
         self._note_best(row)
 
     def _report(self, row: Row) -> None:

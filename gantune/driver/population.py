@@ -46,8 +46,8 @@ class Population(Ledger):
         self._plan: dict[int, int | None] = {}  # who is still to take over whom; None: nobody is left
         self._ends = space.rungs()
         self._border = next(iter(self._ends), None)  # the samples seen at which the present generation ends
-        self._known = set()
-        for row in self.rows:
+        self._known: set[tuple[int, int]] = set()
+        for row in self.rows():
             self._follow(row)
 
     @property
@@ -230,7 +230,7 @@ class Population(Ledger):
     def _history(self, row: Row) -> dict[str, Any]:
         """The configuration of the last weights, and where they come from, the latest first."""
         lineage, member = [], row.trial
-        for other in reversed(self.rows):
+        for other in reversed(self.rows()):
             if other.trial == member and other.donor is not None:
                 lineage.append(f"#{other.donor} at {other.samples_seen:,} samples")
                 member = other.donor

@@ -90,7 +90,7 @@ def search(
             scheduler = (
                 Generations(ledger)
                 if isinstance(ledger, Population)
-                else build_scheduler(space, ledger.rows, requests.promoted())
+                else build_scheduler(space, ledger.rows(), requests.promoted())
             )
             if not carry(space, run, ledger, scheduler, screen, control):
                 return False

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from gantune.config import Scalar, TrialConfig, derive_seed
 from gantune.driver.auto import size
 from gantune.driver.database import Database
 from gantune.driver.samplers import GENETIC, build_sampler, distribution_of
+from gantune.driver.storage import open_study
 from gantune.errors import RunError
 from gantune.space import SearchSpace
 
@@ -67,10 +66,10 @@ class Study:
         self._floor = floor
         self.place = str(place)
         self._driver = place.driver if isinstance(place, Database) else ""
-        self._study = _in_database(place) if isinstance(place, Database) else _in_journal(place)
+        self._study, self._flush = open_study(place)
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
-        self._note_drawn()
+        self._count()
         self._study.sampler = self._sampler()  # for what a kill left undrawn
         self._open: dict[int, optuna.Trial] = {}
         if not self._driver:  # of several drivers, each takes what is left open by the dead
@@ -92,10 +91,12 @@ class Study:
         for one in new:
             pruned, collapsed = one.state == "pruned", one.state == "collapsed"
             value = min(one.reports.values(), default=None) if pruned else one.score
+            value = self._worst() if collapsed or (value is None and not pruned) else value
+            self._show(*one.reports.values(), *([] if value is None else [value]))
             self._study.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
-                    value=self._worst() if collapsed or (value is None and not pruned) else value,
+                    value=value,
                     params=dict(one.parameters),
                     distributions={name: distribution_of(domains[name]) for name in one.parameters},
                     user_attrs={"from": one.origin, "state": one.state},
@@ -118,11 +119,20 @@ class Study:
     def _running(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
 
-    def _note_drawn(self) -> None:
-        """What has been drawn to its end: told, or signed by a driver."""
+    def _count(self) -> None:
+        """How many trials are proposals, what has been drawn (and told, or signed by a driver), the worst score."""
+        self._proposed = 0
+        self._shown: float | None = None
         for frozen in self._study.get_trials(deepcopy=False):
+            self._show(*frozen.intermediate_values.values(), *(frozen.values or []))
+            self._proposed += frozen.state != TrialState.WAITING and not {"rejected", "from"} & {*frozen.user_attrs}
             if (frozen.state.is_finished() or "driver" in frozen.user_attrs) and "from" not in frozen.user_attrs:
                 self._drawn.setdefault(_key(frozen.params), frozen.number)
+
+    def _hear(self) -> None:
+        """Know what other drivers did, where there may be any."""
+        if self._driver:
+            self._count()
 
     def elsewhere(self) -> list[int]:
         """The open trials of other drivers, dead ones among them."""
@@ -153,13 +163,13 @@ class Study:
         """
         invalid = repeats = 0
         limit = MOST_REJECTIONS if math.isinf(self._size) else MOST_IN_FINITE
-        if self._driver:
-            self._note_drawn()  # by others
+        self._hear()
         for _ in range(limit):
             if self.used_up():
                 break
             self._study.sampler = self._sampler(stuck=invalid >= MOST_INSISTED)
             trial = self._study.ask()
+            self._proposed += 1
             self._open[trial.number] = trial
             proposal = self._draw_valid(trial.number, trial)
             if proposal is None:
@@ -169,6 +179,7 @@ class Study:
             if first == trial.number or repeats == MOST_REPEATS:
                 if self._driver:
                     trial.set_user_attr("driver", self._driver)
+                self._flush()  # before any row is written that presumes it
                 return proposal
             self._reject(trial.number, trial, f"repeats #{first}")
             repeats += 1
@@ -203,14 +214,13 @@ class Study:
     def _reject(self, number: int, trial: optuna.Trial, reason: str) -> None:
         trial.set_user_attr("rejected", reason)
         self._study.tell(trial, state=TrialState.FAIL)
+        self._proposed -= 1
         del self._open[number]
 
     def proposed(self) -> int:
         """How many trials have been proposed so far, rejected draws and those of earlier runs left out."""
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(
-            trial.state != TrialState.WAITING and not {"rejected", "from"} & {*trial.user_attrs} for trial in trials
-        )
+        self._hear()
+        return self._proposed
 
     def knows(self, number: int) -> bool:
         """Whether a trial of this number was ever proposed."""
@@ -226,6 +236,7 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             trial.report(score, step=samples_seen)
+        self._show(score)
 
     def tell(
         self,
@@ -248,61 +259,23 @@ class Study:
             trial.set_user_attr(key, value)
         if state == "failed":
             self._study.tell(trial, state=TrialState.FAIL)
-        elif state == "collapsed":
-            self._study.tell(trial, self._worst())
         elif state == "pruned":
             self._study.tell(trial, state=TrialState.PRUNED)
-        elif score is not None:
-            self._study.tell(trial, score)
         else:
-            self._study.tell(trial, self._worst())
+            value = self._worst() if state == "collapsed" or score is None else score
+            self._study.tell(trial, value)
+            self._show(value)
+        self._flush()
         del self._open[number]
+
+    def _show(self, *values: float) -> None:
+        """Scores that a trial has shown."""
+        self._shown = max([*values, *([] if self._shown is None else [self._shown])], default=None)
 
     def _worst(self) -> float:
         """The worst finite score that any trial has shown."""
-        seen = [
-            value
-            for trial in self._study.get_trials(deepcopy=False)
-            for value in [*trial.intermediate_values.values(), *(trial.values or [])]
-        ]
-        return max(seen, default=self._floor)
-
-
-def _in_journal(path: Path) -> optuna.Study:
-    try:
-        journal = path.resolve()  # the lock is a link to it, and a link with a relative target points elsewhere
-        _mend(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        names = optuna.get_all_study_names(storage)  # a run that was renamed keeps its study
-        name = names[0] if names else path.parent.name
-        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be opened as a study: {error}") from error
-
-
-def _in_database(database: Database) -> optuna.Study:
-    """A study whose every question waits for a server that is away for a while."""
-    make = database.patient(lambda: RDBStorage(database.url, engine_kwargs=database.engine_options))
-    try:
-        try:
-            storage = get_storage(make())
-        except RunError:
-            storage = get_storage(make())  # another run may have made the tables at the same moment
-    except RuntimeError as error:
-        raise RunError(f"{database}: holds tables of another Optuna: {error}") from error
-    for name in dir(BaseStorage):
-        if not name.startswith("_"):
-            setattr(storage, name, database.patient(getattr(storage, name)))
-    return optuna.create_study(storage=storage, study_name=database.study, load_if_exists=True)
-
-
-def _mend(journal: Path) -> None:
-    """Take away what a driver leaves that is killed while it writes: its lock, and the line that it did not end."""
-    Path(f"{journal}.lock").unlink(missing_ok=True)
-    if journal.exists():
-        with journal.open("rb+") as stream:
-            content = stream.read()
-            stream.truncate(content.rfind(b"\n") + 1)
+        self._hear()
+        return self._floor if self._shown is None else self._shown
 
 
 def _key(parameters: Mapping[str, Any]) -> str:

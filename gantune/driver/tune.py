@@ -88,7 +88,7 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         if "failure" in result:
             row = self._books.fail(result["number"], result["failure"])
         elif "progress" in result:
-            progress = Progress.from_dict(result["progress"])
+            progress = Progress.from_dict(result.pop("progress"))  # or Tune would keep every metric's history
             stopped, by = bool(result.get("done")), self._control.stopper(result["number"])
             row = self._books.record(result["number"], progress, stopped=stopped, by=by)
         else:
