@@ -287,10 +287,14 @@ class ConfirmConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcesConfig:
-    """What one trial occupies; fractions share. Left out, a trial takes one GPU where there are any."""
+    """What one trial occupies; fractions share. Left out, a trial takes one GPU where there are any.
 
-    cpus_per_trial: Positive = 1.0
-    gpus_per_trial: Weight | None = None
+    `cpus_per_trial` is also its count of threads; `auto` times a few configurations, and takes the count that gets most
+    out of the machine. `gpus_per_trial` auto measures the memory of a few, and has as many trials share a GPU as fit.
+    """
+
+    cpus_per_trial: Positive | Literal["auto"] = 1.0
+    gpus_per_trial: Weight | Literal["auto"] | None = None
 
 
 # The parameters of a space: components with the kind of plugin that each takes, and plain values.

@@ -112,6 +112,7 @@ class Option:
     default: Any
     annotation: Any
     works: str = ""
+    words: tuple[str, ...] = ()  # that may stand for a number
 
     @property
     def required(self) -> bool:
@@ -125,6 +126,8 @@ class Option:
 
     def convert(self, value: Scalar) -> Scalar:
         """The value in the option's own type. Raises ValueError with what would be accepted."""
+        if isinstance(value, str) and value in self.words:
+            return value
         if value is None:
             if self.optional:
                 return None
@@ -155,7 +158,7 @@ class Option:
             limits.append(f"of at least {self.bounds.low:g}")
         if self.bounds.high is not None:
             limits.append(f"of at most {self.bounds.high:g}")
-        return " ".join([noun, " and ".join(limits)]).strip()
+        return " ".join([noun, " and ".join(limits)]).strip() + "".join(f", or {word}" for word in self.words)
 
 
 def _inside(value: float, bounds: Bounds) -> bool:
@@ -180,7 +183,8 @@ def options(factory: Factory) -> dict[str, Option]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = None if repr(parameter.default) == "<factory>" else parameter.default
             found[name] = _option(name, hints.get(name, str), default)
-            if not is_dataclass(factory) and found[name].kind not in (int, float, str, bool):
+            plain = found[name].kind in (int, float, str, bool) and not found[name].words
+            if not is_dataclass(factory) and not plain:
                 raise PluginError(
                     f"option `{name}` of `{getattr(factory, '__name__', factory)}` is {found[name].annotation}; "
                     "an option is an int, float, str, bool or Literal"
@@ -191,16 +195,20 @@ def options(factory: Factory) -> dict[str, Option]:
 def _option(name: str, annotation: Any, default: Any) -> Option:
     if default is MISSING:
         default = inspect.Parameter.empty
-    inner, optional, bounds, works = annotation, False, Bounds(), ""
+    inner, optional, bounds, works, words = annotation, False, Bounds(), "", ()
     while True:
         origin = typing.get_origin(inner)
         if origin is typing.Annotated:
             inner, *extras = typing.get_args(inner)
             bounds = next((extra for extra in extras if isinstance(extra, Bounds)), bounds)
             works = next((extra.domain for extra in extras if isinstance(extra, Works)), works)
-        elif origin in (typing.Union, types.UnionType) and type(None) in typing.get_args(inner):
-            rest = [part for part in typing.get_args(inner) if part is not type(None)]
-            inner, optional = rest[0], True
+        elif origin in (typing.Union, types.UnionType):
+            parts = typing.get_args(inner)
+            rest = [part for part in parts if part is not type(None)]
+            if len(rest) == len(parts) and any(typing.get_origin(part) is not typing.Literal for part in rest[1:]):
+                break
+            inner, optional = rest[0], len(rest) < len(parts)
+            words = tuple(word for part in rest[1:] for word in typing.get_args(part))
         else:
             break
     choices = tuple(typing.get_args(inner)) if typing.get_origin(inner) is typing.Literal else ()
@@ -213,6 +221,7 @@ def _option(name: str, annotation: Any, default: Any) -> Option:
         default=default,
         annotation=annotation,
         works=works,
+        words=words,
     )
 
 

@@ -38,7 +38,7 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     images, reference = open_data(config.data), load_reference(run.reference_path)
     check_reference(images, config.objective, reference)
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(run.manifest()["space"]["resources"]["cpus_per_trial"])))
+    torch.set_num_threads(max(1, int(run.resources().get("cpus_per_trial", 1))))
     try:
         for progress in train_trial(config, images, reference, folder, device):
             yield _compared(recorded.pop(progress.samples_seen, None), progress)

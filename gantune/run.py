@@ -182,6 +182,19 @@ class Run:
         name: str = self.manifest().get("protocol", {}).get("score", "score")
         return name
 
+    def note_resources(self, values: Mapping[str, float]) -> None:
+        """Note what a trial of this session occupies: `cpus_per_trial`, which is its threads, and `gpus_per_trial`."""
+        manifest = self.manifest()
+        manifest["sessions"][-1]["resources"] = dict(values)
+        self._write("manifest.json", json.dumps(manifest, indent=1))
+
+    def resources(self) -> dict[str, float]:
+        """What a trial occupied when it was last settled, else what the space says; without what is not known."""
+        manifest = self.manifest()
+        noted = [session["resources"] for session in manifest["sessions"] if "resources" in session]
+        values = noted[-1] if noted else manifest["space"]["resources"]
+        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
     def manifest(self) -> dict[str, Any]:
         """The manifest. Raises RunError where it is missing, damaged or of another format."""
         path = self.folder / "manifest.json"

@@ -193,7 +193,8 @@ def _constant(option: Option) -> Schema:
     limits = {"minimum": bounds.low, "maximum": bounds.high, "exclusiveMinimum": bounds.above}
     kind = NUMBERS[option.kind]
     found: Schema = {"type": [kind, "null"] if option.optional else kind}
-    return found | {key: value for key, value in limits.items() if value is not None}
+    found |= {key: value for key, value in limits.items() if value is not None}
+    return {"anyOf": [found, {"enum": list(option.words)}]} if option.words else found
 
 
 def _described(option: Option, told: Mapping[str, str]) -> Schema:

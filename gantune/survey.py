@@ -82,10 +82,13 @@ class Machine:
     free: int
 
     def at_once(self, resources: ResourcesConfig) -> int:
-        """How many trials run at once; where nothing is said, a trial takes a GPU if there are any."""
-        gpus = resources.gpus_per_trial
-        gpus = float(self.gpus > 0) if gpus is None else gpus
-        fitting = self.cpus / resources.cpus_per_trial
+        """How many trials run at once; where nothing is said, a trial takes a GPU if there are any.
+
+        What is `auto` is measured only when a search begins, so that it counts here as if nothing were said.
+        """
+        gpus, cpus = resources.gpus_per_trial, resources.cpus_per_trial
+        gpus = float(self.gpus > 0) if gpus is None or gpus == "auto" else gpus
+        fitting = self.cpus / (1.0 if cpus == "auto" else cpus)
         return max(1, int(min(fitting, self.gpus / gpus) if gpus else fitting))
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from gantune.config import Component
 from gantune.data.data_set import BatchSource, open_data
 from gantune.domains import FixedDraw
 from gantune.metrics.reference_file import load_reference, prepare_reference
+from gantune.packing import measure_memory
 from gantune.space import load_space
 from gantune.trial import train_trial
 
@@ -50,3 +51,17 @@ def test_a_trial_trains_and_continues_on_a_gpu(tmp_path, architecture):
     assert rest[0].samples_seen == first.samples_seen
     assert rest[-1].state == "finished"
     assert rest[-1].best_score is not None
+
+
+@needs_gpu
+def test_as_many_trials_as_their_measured_memory_says_train_side_by_side_on_a_gpu(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE.replace("ARCHITECTURE", ARCHITECTURES[0]))
+    space = load_space(path)
+    images = open_data(space.data)
+    reference = load_reference(prepare_reference(images))
+    memory = measure_memory(space, images, reference, torch.device("cuda"))
+    assert 0 < memory.needed <= memory.total
+    assert memory.room <= memory.total
+    assert torch.cuda.max_memory_reserved() < memory.needed  # the context counts, too
+    assert memory.trials > 1  # a net for 8x8 digits is small

@@ -36,7 +36,8 @@ class Books:
     def __init__(self, run: Run, space: SearchSpace, rows: Sequence[Row]) -> None:
         self._run = run
         self._budget = space.budget
-        self._gpus = 1.0 if space.resources.gpus_per_trial is None else space.resources.gpus_per_trial
+        gpus = space.resources.gpus_per_trial
+        self._gpus = run.resources().get("gpus_per_trial", 1.0) if gpus == "auto" else 1.0 if gpus is None else gpus
         self._started = time.monotonic()
         self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
         self._trained: dict[tuple[int, int], tuple[int, float]] = {}  # samples and seconds, by trial and repeat
@@ -87,6 +88,11 @@ class Books:
     def fail(self, number: int, cause: str) -> Row | None:
         """Note that a trial could not be trained. Returns the row that says so."""
         raise NotImplementedError
+
+    def occupy(self, gpus: float) -> None:
+        """Count a trial's time on so many GPUs from now on, and what was spent before, too."""
+        self._gpus = gpus
+        self._spent_before = {name: spent for name, spent, _ in self._limits()}
 
     def state_of(self, trial: int) -> str:
         """`running`, `waiting` or how a trial of the search ended; nothing where there is none."""

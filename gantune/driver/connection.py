@@ -81,6 +81,7 @@ def _logged(path: Path) -> Iterator[None]:
     before, propagate = list(logger.handlers), logger.propagate
     logger.handlers, logger.propagate = [], True
     logging.root.addHandler(handler)
+    assert handler.stream is not None  # it is opened at once
     try:
         alone = threading.current_thread() is threading.main_thread()
         with contextlib.redirect_stdout(

@@ -23,11 +23,13 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.population import Population
 from gantune.driver.schedulers import Generations, Remembering, build_scheduler
 from gantune.driver.screen import Screen
+from gantune.driver.sharing import settle
 from gantune.driver.study import Study
 from gantune.driver.tune import carry
 from gantune.errors import RunError, SpecError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
+from gantune.packing import Share
 from gantune.requests import Requests
 from gantune.run import Run
 from gantune.space import SearchSpace
@@ -81,18 +83,20 @@ def search(
         control = Control(requests, ledger, screen)
         control.look()  # what was asked of a driver that did not live to do it
         log = (run.folder if crew is None else crew.folder) / "ray.log"
+        share: Share | None = None
         idle = ledger.complete() or bool(ledger.out_of_budget())
         if not idle:
             screen.passing("trying whether every parameter has an effect")
             audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(log, address))
+            share = settle(space, run, images, screen.say)
             scheduler = (
                 Generations(ledger)
                 if isinstance(ledger, Population)
                 else build_scheduler(space, ledger.rows(), requests.promoted())
             )
-            if not carry(space, run, ledger, scheduler, screen, control):
+            if not carry(space, run, ledger, scheduler, screen, control, share):
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
                 screen.say(str(rung))
@@ -114,7 +118,8 @@ def search(
         screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
         if not ray.is_initialized():
             stack.enter_context(connected(log, address))
-        if not carry(space, run, confirmation, FIFOScheduler(), screen, Control(requests, confirmation, screen)):
+        share = share or settle(space, run, images, screen.say)
+        if not carry(space, run, confirmation, FIFOScheduler(), screen, Control(requests, confirmation, screen), share):
             return False
         run.results.merge()
         if confirmation.stuck():

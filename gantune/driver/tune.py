@@ -21,6 +21,7 @@ from gantune.driver.control import Control
 from gantune.driver.screen import Screen, duration
 from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
+from gantune.packing import Share
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
@@ -39,12 +40,12 @@ class _Unsaved:
 class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
     """Passes the proposals of the books on to Tune."""
 
-    def __init__(self, books: Books, run: Run, cpus: float, gpus: float, limit: "_Limit") -> None:
+    def __init__(self, books: Books, run: Run, share: Share, limit: "_Limit") -> None:
         super().__init__()
         self._books = books
         self._limit = limit
         self._run = run
-        self._share = {"threads": max(1, int(cpus)), "device": "cuda" if gpus else "cpu"}
+        self._share = {"threads": share.threads, "device": "cuda" if share.gpus else "cpu"}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial; nothing for now while there may be another later, for which Tune asks once a second."""
@@ -129,13 +130,20 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
 
 
 def carry(
-    space: SearchSpace, run: Run, books: Books, scheduler: TrialScheduler, screen: Screen, control: Control
+    space: SearchSpace,
+    run: Run,
+    books: Books,
+    scheduler: TrialScheduler,
+    screen: Screen,
+    control: Control,
+    share: Share,
 ) -> bool:
     """Train what the books ask for; False where a person stopped it."""
     control.scheduler = scheduler
     limit = _Limit(books, control)
     with _stop_on_signal(limit):
-        _fit(space, run, books, scheduler, limit, screen, control)
+        books.occupy(share.gpus)
+        _fit(space, run, books, scheduler, limit, screen, control, share)
     screen.rest(books)
     if limit.asked:
         screen.say(f"stopped after {duration(books.seconds())}; the same command continues")
@@ -150,23 +158,20 @@ def _fit(
     limit: _Limit,
     screen: Screen,
     control: Control,
+    share: Share,
 ) -> None:
-    resources = space.resources
-    gpus = resources.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-    _check_room(resources.cpus_per_trial, gpus)
-    if not gpus and space.budget.gpu_hours is not None:
+    _check_room(share.cpus, share.gpus)
+    if not share.gpus and space.budget.gpu_hours is not None:
         raise RunError(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
-    shell = tune.with_resources(GanTrainable, {"cpu": resources.cpus_per_trial, "gpu": gpus})
+    shell = tune.with_resources(GanTrainable, {"cpu": share.cpus, "gpu": share.gpus})
     scratch = books.scratch
     tuner = tune.Tuner(
         shell,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Asking(books, run, resources.cpus_per_trial, gpus, limit),
+            search_alg=_Asking(books, run, share, limit),
             scheduler=scheduler,
             reuse_actors=True,
         ),

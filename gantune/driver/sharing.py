@@ -1,0 +1,89 @@
+"""What each trial of a run occupies: as the space says, or measured before the search where it says `auto`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gantune.data.data_set import DataSet, open_data
+from gantune.errors import RunError
+from gantune.metrics.reference_file import load_reference
+from gantune.packing import Memory, Share, measure_memory, measure_threads, part
+from gantune.run import Run
+from gantune.space import SearchSpace
+from gantune.survey import look_at_machine
+
+Say = Callable[[str], None]
+GB = 1e9
+
+
+def settle(space: SearchSpace, run: Run, images: DataSet, say: Say) -> Share:
+    """The share of a trial, noted in the run's session. A run keeps to a count of threads that it once chose.
+
+    Raises RunError where a GPU could not be measured.
+    """
+    gpus = _gpus(space, run, say)
+    share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus)
+    run.note_resources({"cpus_per_trial": share.cpus, "gpus_per_trial": share.gpus})
+    return share
+
+
+def _gpus(space: SearchSpace, run: Run, say: Say) -> float:
+    asked, there = space.resources.gpus_per_trial, ray.cluster_resources().get("GPU", 0)
+    if asked is None:
+        return 1.0 if there >= 1 else 0.0
+    if asked != "auto":
+        return asked
+    if there < 1:
+        return 0.0
+    say("measuring how much memory of a GPU trials need")
+    memory = min(_measured(space, run.reference_path.resolve()), key=lambda memory: memory.trials)
+    trials = memory.trials
+    say(
+        f"{trials} {'trials' if trials > 1 else 'trial'} a GPU: "
+        f"the largest measured needs {memory.needed / GB:.1f} GB of {memory.total / GB:.0f}"
+    )
+    return part(trials)
+
+
+def _measured(space: SearchSpace, reference: Path) -> Sequence[Memory]:
+    """What a GPU of each machine holds, each measured by a process that ends with it."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
+    task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1, max_retries=0)(_measure)
+    waited = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(space, str(reference))
+        for node in nodes
+    ]
+    try:
+        found: list[Memory] = ray.get(waited)
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RunError(f"the memory of a GPU could not be measured: {reason}; set resources.gpus_per_trial") from error
+    return found
+
+
+def _measure(space: SearchSpace, reference: str) -> Memory:
+    return measure_memory(space, open_data(space.data), load_reference(Path(reference)), torch.device("cuda"))
+
+
+def _cpus(space: SearchSpace, run: Run, images: DataSet, gpus: float, say: Say) -> float:
+    asked = space.resources.cpus_per_trial
+    if asked != "auto":
+        return asked
+    kept = run.resources().get("cpus_per_trial")
+    if kept is not None:
+        say(f"{_threads(kept)} a trial, as before: a trial's numbers depend on it")
+        return kept
+    if gpus:
+        return 1.0  # it feeds the GPU
+    machine = look_at_machine()
+    say("timing how many threads pay")
+    threads = measure_threads(space, images, machine.cpus)
+    say(f"{_threads(threads)} a trial: so this machine with {machine.cpus} CPUs gets most done")
+    return float(threads)
+
+
+def _threads(count: float) -> str:
+    return "1 thread" if count == 1 else f"{count:g} threads"
