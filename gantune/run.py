@@ -73,6 +73,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.results = Results(folder / "results")
+        self.session = -1  # in the manifest: the last, but for one of several drivers
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -185,7 +186,7 @@ class Run:
     def note_resources(self, values: Mapping[str, float]) -> None:
         """Note what a trial of this session occupies: `cpus_per_trial`, which is its threads, and `gpus_per_trial`."""
         manifest = self.manifest()
-        manifest["sessions"][-1]["resources"] = dict(values)
+        manifest["sessions"][self.session]["resources"] = dict(values)
         self._write("manifest.json", json.dumps(manifest, indent=1))
 
     def resources(self) -> dict[str, float]:

@@ -37,7 +37,8 @@ class Crew:
 
     def enrol(self, run: Run) -> None:
         """Take a name; from then on this driver's rows lie in parts of their own."""
-        self.name = f"{len(run.manifest()['sessions']):04d}"
+        number = len(run.manifest()["sessions"])
+        self.name, run.session = f"{number:04d}", number - 1
         self.folder.mkdir(exist_ok=True)
         self.claim(self.folder)  # for as long as it lives
         run.results = run.results.written_by(self.name)

@@ -64,7 +64,8 @@ def search(
         if alone:
             requests.begin()
         images = open_data(space.data, screen.passing)
-        with contextlib.nullcontext() if crew is None else crew.together:
+        agreed: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if crew is None else crew.together
+        with agreed:
             continued, place = _begin(run, space, crew, database)
             reference = _reference(space, run, images, screen)
             noise_score = reference.noise_scores[space.objective.metric]
@@ -90,7 +91,8 @@ def search(
             audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(log, address))
-            share = settle(space, run, images, screen.say)
+            with agreed:
+                share = settle(space, run, images, screen.say)
             scheduler = (
                 Generations(ledger)
                 if isinstance(ledger, Population)
@@ -118,7 +120,8 @@ def search(
         screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
         if not ray.is_initialized():
             stack.enter_context(connected(log, address))
-        share = share or settle(space, run, images, screen.say)
+        with agreed:
+            share = share or settle(space, run, images, screen.say)
         if not carry(space, run, confirmation, FIFOScheduler(), screen, Control(requests, confirmation, screen), share):
             return False
         run.results.merge()
