@@ -10,6 +10,7 @@ from gantune.compatibility import rules
 from gantune.config import VALUES, TrialConfig
 from gantune.errors import PluginError
 from gantune.metrics.reference import METRICS
+from gantune.objectives import BETTER
 from gantune.plugins import TOPICS, Option
 
 
@@ -43,8 +44,8 @@ def catalogue(topic: str) -> list[Entry]:
     """The entries of a topic: one of TOPICS, `metrics`, or `parameters` for the numbers of a space."""
     if topic == "metrics":
         return [
-            Entry(name=name, about=f"{_about(function)}\n\nBetter: {better}.")
-            for name, (function, better) in METRICS.items()
+            Entry(name=name, about=f"{_about(function)}\n\nBetter: {BETTER[name]}.")
+            for name, function in METRICS.items()
         ]
     if topic == "parameters":
         declared = plugins.options(TrialConfig)

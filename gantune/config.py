@@ -87,15 +87,27 @@ class Constraint:
         return f"{self.metric} {self.relation} {self.bound!r}"
 
 
+Others = tuple[str, ...]  # further objectives, which the language has in a list behind the first
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """What is minimised, in the sight of which features, how often and from how many samples it is measured."""
+    """What is minimised, in the sight of which features, how often and from how many samples it is measured.
+
+    `metric` is the score; a list has further objectives behind it, each measured at every report.
+    """
 
     metric: Literal["fid", "fid_inf", "kid"] = "fid"
+    others: Others = ()
     features: Component = AUTO
     samples: SampleCounts = field(default_factory=SampleCounts)
     reports: Count = 12
     constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All objectives, the score first."""
+        return self.metric, *self.others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,20 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from gantune import plugins
-from gantune.config import COMPONENTS, SCHEDULERS, VALUES, Component, Constraint, Scheduler, TrialConfig
+from gantune.config import (
+    COMPONENTS,
+    SCHEDULERS,
+    VALUES,
+    Component,
+    Constraint,
+    ObjectiveConfig,
+    Scheduler,
+    TrialConfig,
+)
 from gantune.domains import RANGE
 from gantune.errors import PluginError
 from gantune.plugins import Option
-from gantune.sections import CONSTRAINT, CONSTRAINT_METRICS
+from gantune.sections import CONSTRAINT, CONSTRAINT_METRICS, OBJECTIVES, settings
 from gantune.space import KNOWN, NAME, SECTIONS
 
 Schema = dict[str, Any]
@@ -99,7 +108,9 @@ def _parameters(declared: Mapping[str, Option], *, fixed: bool) -> Schema:
 
 def _section(section: type[Any]) -> Schema:
     told = _sentences(section)
-    found = {key: _setting(option, told) for key, option in plugins.options(section).items()}
+    found = {key: _setting(option, told) for key, option in settings(section).items()}
+    if section is ObjectiveConfig:
+        found["metric"] = _objectives(found["metric"])
     return {"description": inspect.getdoc(section) or "", **_block(found)}
 
 
@@ -119,6 +130,14 @@ def _setting(option: Option, told: Mapping[str, str]) -> Schema:
     if option.kind not in NUMBERS:
         return {}
     return _described(option, told) | _constant(option)
+
+
+def _objectives(score: Schema) -> Schema:
+    """The score alone, or a list of objectives that begins with it."""
+    words: Schema = {key: score[key] for key in ("description", "default")}
+    one: Schema = {"enum": score["enum"]}
+    several = {"prefixItems": [one], "items": {"enum": list(OBJECTIVES)}, "minItems": 1, "uniqueItems": True}
+    return {**words, "anyOf": [one, {"type": "array", **several}], "examples": [["fid", "seconds_per_image"]]}
 
 
 def _constraints() -> Schema:

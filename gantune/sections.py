@@ -8,9 +8,10 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from gantune import plugins
-from gantune.config import SCHEDULERS, Component, Constraint, Scheduler
-from gantune.document import Node, Problems
+from gantune.config import SCHEDULERS, Component, Constraint, Others, Scheduler
+from gantune.document import Node, Place, Problems
 from gantune.domains import read_component
+from gantune.objectives import COSTS
 from gantune.plugins import did_you_mean
 
 Section = TypeVar("Section")
@@ -27,6 +28,7 @@ CONSTRAINT_METRICS = (
     "memorisation",
     "modes",
 )
+OBJECTIVES = ("fid", "fid_inf", "kid", *COSTS, *CONSTRAINT_METRICS)  # what every report can measure
 
 
 def read_section(node: Node | None, schema: type[Section], name: str, problems: Problems) -> Section | None:
@@ -36,13 +38,15 @@ def read_section(node: Node | None, schema: type[Section], name: str, problems: 
     if not isinstance(node.value, dict):
         problems.add(node.place, f"`{name}` must be a block of settings, got {node.got()}")
         return None
-    declared = plugins.options(schema)
+    declared = settings(schema)
     before = len(problems.found)
     values: dict[str, Any] = {}
     for key, child in node.entries.items():
         if key not in declared:
             fix = did_you_mean(key, declared).removeprefix("; ")
             problems.add(child.key or child.place, f"unknown setting `{key}` in {name}", fix)
+        elif (name, key) == ("objective", "metric") and isinstance(child.value, list):
+            values |= _read_objectives(child.value, child.place, declared[key], problems)
         else:
             values[key] = _read_value(child, declared[key], f"{name}.{key}", problems)
     if len(problems.found) > before:
@@ -52,6 +56,32 @@ def read_section(node: Node | None, schema: type[Section], name: str, problems: 
     ]
     assert not missing, missing
     return schema(**values)
+
+
+def settings(schema: type[Any]) -> dict[str, plugins.Option]:
+    """The settings of a section by name."""
+    return {key: option for key, option in plugins.options(schema).items() if option.annotation != Others}
+
+
+def _read_objectives(items: list[Node], place: Place, first: plugins.Option, problems: Problems) -> dict[str, Any]:
+    """The score and what else is aimed at."""
+    found: list[str] = []
+    if not items:
+        problems.add(place, "`objective.metric`: expected metrics, got an empty list", "for example `fid`")
+    for item in items:
+        if not isinstance(item.value, str) or item.value not in OBJECTIVES:
+            fix = did_you_mean(str(item.value), OBJECTIVES).removeprefix("; ")
+            problems.add(
+                item.place, f"`objective.metric`: expected a metric that reports measure, got {item.got()}", fix
+            )
+        elif item.value in found:
+            problems.add(item.place, f"`objective.metric` has `{item.value}` twice", "name it once")
+        elif item is items[0] and item.value not in first.choices:
+            what = f"`objective.metric`: the first is the score, {first.expected()}, got `{item.value}`"
+            problems.add(item.place, what, f"for example `[fid, {item.value}]`")
+        else:
+            found.append(item.value)
+    return {"metric": found[0], "others": tuple(found[1:])} if found else {}
 
 
 def _read_value(node: Node, option: plugins.Option, name: str, problems: Problems) -> Any:

@@ -22,6 +22,7 @@ from gantune.config import (
     Component,
     ConfirmConfig,
     DataConfig,
+    Median,
     NoScheduler,
     ObjectiveConfig,
     Pb2,
@@ -194,6 +195,7 @@ def _read(root: Node, stem: str, problems: Problems) -> SearchSpace | None:
     _find_files(root)
     sections = {key: read_section(root.entries.get(key), schema, key, problems) for key, schema in SECTIONS.items()}
     _check_budget(root, sections, problems)
+    _check_several(root, sections, problems)
     parameters: dict[str, Domain] = {}
     before = len(problems.found)
     if "space" in root.entries:
@@ -275,6 +277,20 @@ def _check_budget(root: Node, sections: Mapping[str, Any], problems: Problems) -
     if budget.gpu_hours is not None and resources is not None and resources.gpus_per_trial == 0:
         fix = "resources.gpus_per_trial is 0; use hours or samples"
         problems.add(given["gpu_hours"].place, "`budget.gpu_hours` would never be used up", fix)
+
+
+def _check_several(root: Node, sections: Mapping[str, Any], problems: Problems) -> None:
+    """Not everything that proposes or stops can weigh one objective against another."""
+    objective, search = sections["objective"], sections["search"]
+    if objective is None or search is None or not objective.others:
+        return
+    given, many = root.entries["search"].entries if "search" in root.entries else {}, len(objective.names)
+    if search.sampler == "cmaes":
+        fix = "use tpe, gp, nsgaii, nsgaiii, qmc, random, grid or auto"
+        problems.add(given["sampler"].place, f"cmaes knows one objective, and there are {many}", fix)
+    if isinstance(search.scheduler, Median):
+        what = f"the median rule compares one score, and there are {many} objectives"
+        problems.add(given["scheduler"].place, what, "use asha, hyperband or none")
 
 
 def _read_space(node: Node, problems: Problems, *, whole: bool = True) -> dict[str, Domain]:

@@ -22,7 +22,8 @@ from gantune.compatibility import check_trial
 from gantune.config import Component, Constraint, TrialConfig, derive_seed
 from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import CheckpointError, GantuneError
-from gantune.metrics.reference import Reference, sample
+from gantune.metrics.costs import generator_parameters, seconds_per_image
+from gantune.metrics.reference import SCORES, Reference, sample
 from gantune.report.pictures import enough, save_samples
 from gantune.trainer import GANTrainer
 from gantune.world import ALONE, World
@@ -191,6 +192,7 @@ class _Trial:
         metrics = self._evaluate(objective.samples.report) if self.finite else {}
         score = metrics.get(self.reference.named(objective.metric), math.nan)
         verdict = self.monitor.observe(self.trainer.samples_seen, score, metrics, signals, self.finite)
+        metrics |= self._others(metrics)
         if verdict.dead:
             self._save_picture()
         eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
@@ -238,8 +240,23 @@ class _Trial:
             trainer.z_dim,
             count,
             class_counts=self.class_counts,
-            metrics=(self.config.objective.metric,),
+            metrics=self._scores(),
         )
+
+    def _scores(self) -> list[str]:
+        return [name for name in self.config.objective.names if name in SCORES]
+
+    def _others(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The further objectives that no report has of itself: distances under their plain name, and costs."""
+        trainer, others = self.trainer, self.config.objective.others
+        found = {name: metrics[self.reference.named(name)] for name in others if self.reference.named(name) in metrics}
+        if "seconds_per_image" in others:
+            found["seconds_per_image"] = seconds_per_image(
+                trainer.ema_generator, trainer.z_dim, self.device, labelled=bool(self.class_counts)
+            )
+        if "generator_parameters" in others:
+            found["generator_parameters"] = generator_parameters(trainer.ema_generator)
+        return found
 
     def _save_picture(self) -> None:
         """What the samples looked like when the run was given up; none where they are not finite."""
@@ -263,7 +280,7 @@ class _Trial:
             meta["z_dim"],
             self.config.objective.samples.final,
             class_counts=meta["class_counts"],
-            metrics=(self.config.objective.metric,),
+            metrics=self._scores(),
             fully=True,
         )
 

@@ -55,6 +55,8 @@ def section_document(section: Any) -> dict[str, Any]:
             found[key] = {name: asdict(value)} if asdict(value) else name
         elif key == "constraints":
             found[key] = [str(item) for item in value]
+        elif key == "others":  # in the language they stand behind the first objective
+            found["metric"] = [section.metric, *value] if value else section.metric
         elif isinstance(value, Component):
             found[key] = {value.name: dict(value.options)}
         elif hasattr(value, "__dataclass_fields__"):

@@ -15,6 +15,7 @@ from gantune.document import Problems, parse
 from gantune.errors import GantuneError, SpecError
 from gantune.plugins import names
 from gantune.schema import schema
+from gantune.sections import settings
 from gantune.space import KNOWN, SECTIONS, load_space
 from gantune.writing import dump
 
@@ -134,7 +135,7 @@ WORDS = [
     *KNOWN,
     *COMPONENTS,
     *VALUES,
-    *dict.fromkeys(option for section in SECTIONS.values() for option in plugins.options(section)),
+    *dict.fromkeys(option for section in SECTIONS.values() for option in settings(section)),
 ]
 
 
@@ -217,7 +218,7 @@ def test_every_section_component_and_option_is_in_the_schema():
     whole = schema()
     assert list(whole["properties"]) == list(KNOWN)
     for key, section in SECTIONS.items():
-        assert list(whole["properties"][key]["properties"]) == list(plugins.options(section))
+        assert list(whole["properties"][key]["properties"]) == list(settings(section))
     assert list(whole["properties"]["space"]["properties"]) == [*COMPONENTS, *VALUES]
     for kind in COMPONENTS.values():
         for name in names(kind):

@@ -12,6 +12,7 @@ from gantune.config import Hyperband, Median, NoScheduler, Pb2, Pbt
 from gantune.domains import Branch, RandomDraw
 from gantune.driver.auto import sampler_of
 from gantune.mutation import mutable
+from gantune.objectives import BETTER
 from gantune.space import SearchSpace, load_space
 
 DRAWS = 300  # to estimate how many of them are rejected
@@ -53,9 +54,13 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
         f", until a score of {budget.target:g}" if budget.target else "",
     ]
     click.echo(f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples{''.join(limits)}")
+    if loaded.objective.others:
+        aims = [f"{name} ({BETTER[name]} is better)" for name in loaded.objective.names]
+        click.echo(f"objectives: {', '.join(aims)}")
     sampler = sampler_of(loaded)
     click.echo(f"sampler: {sampler}{', chosen by auto' if sampler != loaded.search.sampler else ''}")
-    click.echo(_generations(loaded) or f"early stops: {_early_stops(loaded)}")
+    stops_by = ", by the front" if loaded.objective.others and loaded.rungs() else ""
+    click.echo(_generations(loaded) or f"early stops: {_early_stops(loaded)}{stops_by}")
     confirm = loaded.confirm
     if confirm.top:
         click.echo(f"confirmed: the {confirm.top} best, with {confirm.seeds} fresh seeds each")

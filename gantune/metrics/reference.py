@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gantune.data.data_set import quantise
 from gantune.metrics.classes import inception_score, modes
+from gantune.metrics.costs import generator_parameters, seconds_per_image
 from gantune.metrics.features import CHUNK, extract, synthetic_accuracy
 from gantune.metrics.frechet import Gaussian, effective_rank, frechet_distance, frechet_distance_at_infinity
 from gantune.metrics.kernel import kernel_distance
@@ -35,22 +36,23 @@ COMPARED = 250  # fakes held against every kept real, to see whether they are co
 LEARNED_FROM = 5_000  # samples that a classifier is trained on
 LATENT_SEED = 20_140_610
 
-# Name, what it is, and which way is better.
-METRICS: dict[str, tuple[Callable[..., Any], str]] = {
-    "fid": (frechet_distance, "lower"),
-    "fid_inf": (frechet_distance_at_infinity, "lower"),
-    "kid": (kernel_distance, "lower"),
-    "precision": (precision, "higher"),
-    "recall": (recall, "higher"),
-    "density": (density, "higher"),
-    "coverage": (coverage, "higher"),
-    "diversity": (spread, "higher"),
-    "pixel_diversity": (spread, "higher"),
-    "rank": (effective_rank, "higher"),
-    "memorisation": (memorisation, "higher"),
-    "modes": (modes, "higher"),
-    "inception_score": (inception_score, "higher"),
-    "synthetic_accuracy": (synthetic_accuracy, "higher"),
+METRICS: dict[str, Callable[..., Any]] = {
+    "fid": frechet_distance,
+    "fid_inf": frechet_distance_at_infinity,
+    "kid": kernel_distance,
+    "precision": precision,
+    "recall": recall,
+    "density": density,
+    "coverage": coverage,
+    "diversity": spread,
+    "pixel_diversity": spread,
+    "rank": effective_rank,
+    "memorisation": memorisation,
+    "modes": modes,
+    "inception_score": inception_score,
+    "synthetic_accuracy": synthetic_accuracy,
+    "seconds_per_image": seconds_per_image,
+    "generator_parameters": generator_parameters,
 }
 # The distances, from the reals' Gaussian, the reals behind the kernel with their own mean, and the fakes' features.
 SCORES: dict[str, Callable[[Gaussian, Tensor, float, Tensor], float]] = {

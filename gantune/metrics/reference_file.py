@@ -81,15 +81,19 @@ def check_reference(images: DataSet, objective: ObjectiveConfig, reference: Refe
             "put the old data back, or start a new run with --name"
         )
     width = reference.gaussian.mean.numel()
-    least = LEAST_PER_FEATURE[objective.metric] * width
+    metric = max(objective.names, key=lambda name: LEAST_PER_FEATURE.get(name, 0))
+    least = LEAST_PER_FEATURE.get(metric, 0) * width
     if objective.samples.report < least:
         raise DataError(
-            f"objective.samples.report: {objective.metric} from {objective.samples.report} samples of {width} features "
+            f"objective.samples.report: {metric} from {objective.samples.report} samples of {width} features "
             f"scores a generator of too little variety above a perfect one; ask for {least} samples or more, "
             "or use metric: kid"
         )
-    if not hasattr(reference.net, "classify") and any(item.metric == "modes" for item in objective.constraints):
-        raise DataError(f"features `{objective.features.name}` know no classes, so `modes` cannot be a constraint")
+    if not hasattr(reference.net, "classify"):
+        uses = {"a constraint": [item.metric for item in objective.constraints], "an objective": objective.others}
+        for use, metrics in uses.items():
+            if "modes" in metrics:
+                raise DataError(f"features `{objective.features.name}` know no classes, so `modes` cannot be {use}")
 
 
 def _readable(path: Path) -> bool:
