@@ -7,6 +7,7 @@ from gantune.space import SearchSpace
 
 FEW_TRIALS = 250  # beyond, a Gaussian process costs more than it tells, and an evolution has its generations
 FEW_PARAMETERS = 20
+FEW_OBJECTIVES = 3  # beyond, the volume that a Gaussian process reckons with costs too much
 
 
 def shared(space: SearchSpace) -> dict[str, Domain]:
@@ -39,8 +40,8 @@ def sampler_of(space: SearchSpace) -> str:
     """The sampler that a space is searched with. `auto` stands for the first of these that holds.
 
     grid, where the budget holds every configuration; tpe, where parameters exist in some branches only, or most are
-    choices, of which no distance is known; gp, for few trials of few parameters; cmaes, for many trials of numbers
-    alone; tpe.
+    choices, of which no distance is known; gp, for few trials of few parameters and few objectives; cmaes, for many
+    trials of numbers alone and one objective; tpe.
     """
     if space.search.sampler != "auto":
         return space.search.sampler
@@ -50,6 +51,7 @@ def sampler_of(space: SearchSpace) -> str:
     choices = sum(isinstance(domain, Choice | Branch) for domain in searched.values())
     if len(shared(space)) < len(searched) or 2 * choices > len(searched):
         return "tpe"
-    if space.budget.trials <= FEW_TRIALS and len(searched) <= FEW_PARAMETERS:
+    objectives = len(space.objective.names)
+    if space.budget.trials <= FEW_TRIALS and len(searched) <= FEW_PARAMETERS and objectives <= FEW_OBJECTIVES:
         return "gp"
-    return "cmaes" if not choices else "tpe"
+    return "cmaes" if not choices and objectives == 1 else "tpe"

@@ -10,8 +10,10 @@ from gantune.config import Constraint, Scalar
 from gantune.domains import Branch
 from gantune.driver.auto import sampler_of
 from gantune.driver.study import Known, Study
+from gantune.objectives import TIMED
 from gantune.results import Row
 from gantune.run import Run, trial_record
+from gantune.sections import CONSTRAINT_METRICS
 from gantune.space import SearchSpace
 
 BEST = 3  # configurations of a run whose scores do not compare
@@ -113,12 +115,14 @@ def _known(
         if all(item.metric in metrics and item.violation(metrics[item.metric]) <= 0 for item in constraints)
     ]
     last = rows[-1].metrics
+    score = min(met) if met else lowest[-1] if lowest else None
     return Known(
         origin=origin,
         state=state,
         parameters=parameters,
         reports=dict(zip((samples for samples, _, _ in scored), lowest, strict=True)),
-        score=min(met) if met else lowest[-1] if lowest else None,
+        score=score,
+        metrics=next((metrics for _, value, metrics in scored if value == score), {}),
         violations={
             str(item): -1.0 if met else item.violation(last[item.metric]) for item in constraints if item.metric in last
         },
@@ -141,6 +145,13 @@ def _incomparable(earlier: Run, run: Run, space: SearchSpace) -> str:
         return "its trials' configurations changed while they trained"
     if theirs["space"]["objective"]["samples"] != document["objective"]["samples"]:
         return "its scores were measured from another count of samples"
+    metric = theirs["space"]["objective"]["metric"]
+    measured = {*([metric] if isinstance(metric, str) else metric), *CONSTRAINT_METRICS}
+    for name in space.objective.others:
+        if name == TIMED:
+            return f"its {name} may be another machine's"
+        if name not in measured:
+            return f"it did not measure {name}"
     if theirs["space"]["budget"]["samples_per_trial"] != space.budget.samples_per_trial:
         return "its trials had another budget"
     return "a grid learns nothing from scores" if sampler_of(space) == "grid" else ""

@@ -1,6 +1,6 @@
 """The books of a search: what the study is told, and what it proposes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ class Ledger(Books):
         if rows and not study.knows(max(self._last)):
             raise RunError(f"{study.place}: lacks trials that the results hold; put it back, or use --name")
         self._lowest: dict[int, float] = {}
+        self._measured: dict[int, dict[float | None, Mapping[str, float]]] = {}  # of open trials, by score
         self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
         for row in rows:
             self._note_best(row)
@@ -145,6 +146,7 @@ class Ledger(Books):
         if row.score is not None:
             lowest = min(row.score, self._lowest.get(row.trial, row.score))
             self._lowest[row.trial] = lowest
+            self._measured.setdefault(row.trial, {})[row.score] = row.metrics
             self._study.report(row.trial, row.samples_seen, lowest)
 
     def _tell(self, row: Row) -> None:
@@ -156,7 +158,8 @@ class Ledger(Books):
             for item in self._constraints
             if item.metric in row.metrics
         }
-        self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations)
+        metrics = self._measured.pop(row.trial, {}).get(score, row.metrics)
+        self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations, metrics=metrics)
         if row.trial in self._proposals:
             self._close(row.trial, row.state)
 

@@ -3,18 +3,21 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from gantune.config import Asha, Hyperband, Median, NoScheduler, Pb2, Pbt
 from gantune.driver.certificate import Certificate
+from gantune.driver.fronts import FrontHalving
 from gantune.driver.population import Population
 from gantune.results import Row
 from gantune.space import SearchSpace
 
 CONTINUE: str = TrialScheduler.CONTINUE
 STOP: str = TrialScheduler.STOP
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class Rule(Protocol):
     def rungs(self, number: int) -> Sequence[int]:
         """The samples seen from which a trial's decisions are counted together."""
 
+    def measured(self, number: int, score: float, metrics: Mapping[str, float]) -> None:
+        """All that a report measured, before it is noted or decided on; of no matter to who goes by the score."""
+        return
+
     def note(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
         """A report that others are compared with; nothing is decided."""
 
@@ -40,7 +47,7 @@ class Rule(Protocol):
         """The report with which a trial has used up its budget."""
 
 
-class Halving:
+class Halving(Rule):
     """ASHA, or several of it: a trial belongs to one bracket, and is judged by its lowest score so far."""
 
     def __init__(self, config: Asha | Hyperband, samples: int) -> None:
@@ -85,7 +92,7 @@ class Halving:
         """Nothing: no rung lies there."""
 
 
-class Medians:
+class Medians(Rule):
     """The median rule; it compares means of all scores, so a trial that has ended counts with its last one, too."""
 
     def __init__(self, config: Median, samples: int) -> None:
@@ -155,13 +162,21 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
             if row.state in ("finished", "collapsed"):  # Tune asks about no others
                 self.end(row.trial, row.samples_seen, row.score, collapsed=row.state == "collapsed")
             elif row.score is not None and row.state in ("running", "pruned"):
-                self.decide(row.trial, row.samples_seen, row.score, stopped=row.state == "pruned")
+                self.decide(row.trial, row.samples_seen, row.score, row.metrics, stopped=row.state == "pruned")
 
     def keep(self, promoted: Mapping[int, int]) -> None:
         """Stop none of these trials after so many samples seen."""
         self._kept = {**promoted, **self._kept}
 
-    def decide(self, number: int, samples_seen: int, score: float, *, stopped: bool | None = None) -> str:
+    def decide(
+        self,
+        number: int,
+        samples_seen: int,
+        score: float,
+        metrics: Mapping[str, float] = NOTHING,
+        *,
+        stopped: bool | None = None,
+    ) -> str:
         """CONTINUE or STOP, after one report; one that is repeated changes nothing.
 
         stopped: what was decided, where the report is replayed. What went on though the rule would stop it was spared.
@@ -169,6 +184,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         if samples_seen <= self._seen.get(number, -1):
             return CONTINUE
         self._seen[number] = samples_seen
+        self._rule.measured(number, score, metrics)
         lowest = self._lowest[number] = min(score, self._lowest.get(number, score))
         rung = max((rung for rung in self._rule.rungs(number) if rung <= samples_seen), default=None)
         if rung is not None:
@@ -202,7 +218,8 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         self._replay()
         if result.get("score") is None:
             return CONTINUE
-        return self.decide(result["number"], result["samples_seen"], result["score"])
+        metrics = result.get("metrics", NOTHING)
+        return self.decide(result["number"], result["samples_seen"], result["score"], metrics)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Called by Tune with the report that ended the trial."""
@@ -234,5 +251,10 @@ def build_scheduler(
     config, samples = space.search.scheduler, space.budget.samples_per_trial
     if isinstance(config, NoScheduler | Pbt | Pb2):
         return FIFOScheduler()
-    rule = Medians(config, samples) if isinstance(config, Median) else Halving(config, samples)
+    others = space.objective.others
+    rule: Rule
+    if isinstance(config, Median):
+        rule = Medians(config, samples)
+    else:
+        rule = FrontHalving(config, samples, others) if others else Halving(config, samples)
     return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0], promoted)

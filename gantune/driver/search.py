@@ -29,6 +29,7 @@ from gantune.driver.tune import carry
 from gantune.errors import RunError, SpecError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
+from gantune.objectives import BETTER
 from gantune.packing import Share
 from gantune.requests import Requests
 from gantune.run import Run
@@ -81,6 +82,8 @@ def search(
             f"score {reference.named(space.objective.metric)}, lower is better "
             f"(uniform noise scores {noise_score:.4g}{seen})"
         )
+        for name in space.objective.others:
+            screen.say(f"also {name}, {BETTER[name]} is better")
         control = Control(requests, ledger, screen)
         control.look()  # what was asked of a driver that did not live to do it
         log = (run.folder if crew is None else crew.folder) / "ray.log"

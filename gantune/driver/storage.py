@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
+from optuna.study import StudyDirection
 
 from gantune.driver.database import Database
 from gantune.errors import RunError
@@ -33,12 +34,14 @@ class _Journal(JournalFileBackend):
             os.fsync(stream.fileno())
 
 
-def open_study(place: Path | Database) -> tuple[optuna.Study, Callable[[], None]]:
+def open_study(place: Path | Database, directions: Sequence[StudyDirection]) -> tuple[optuna.Study, Callable[[], None]]:
     """The study that lies there, made where there is none, and what sees it to the disk. Raises RunError."""
-    return (_in_database(place), lambda: None) if isinstance(place, Database) else _in_journal(place)
+    if isinstance(place, Database):
+        return _in_database(place, directions), lambda: None
+    return _in_journal(place, directions)
 
 
-def _in_journal(path: Path) -> tuple[optuna.Study, Callable[[], None]]:
+def _in_journal(path: Path, directions: Sequence[StudyDirection]) -> tuple[optuna.Study, Callable[[], None]]:
     try:
         journal = path.resolve()  # the lock is a link to it, and a link with a relative target points elsewhere
         _mend(journal)
@@ -46,12 +49,13 @@ def _in_journal(path: Path) -> tuple[optuna.Study, Callable[[], None]]:
         storage = JournalStorage(backend)
         names = optuna.get_all_study_names(storage)  # a run that was renamed keeps its study
         name = names[0] if names else path.parent.name
-        return optuna.create_study(storage=storage, study_name=name, load_if_exists=True), backend.flush
+        study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, directions=directions)
+        return study, backend.flush
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be opened as a study: {error}") from error
 
 
-def _in_database(database: Database) -> optuna.Study:
+def _in_database(database: Database, directions: Sequence[StudyDirection]) -> optuna.Study:
     """A study whose every question waits for a server that is away for a while."""
     make = database.patient(lambda: RDBStorage(database.url, engine_kwargs=database.engine_options))
     try:
@@ -64,7 +68,7 @@ def _in_database(database: Database) -> optuna.Study:
     for name in dir(BaseStorage):
         if not name.startswith("_"):
             setattr(storage, name, database.patient(getattr(storage, name)))
-    return optuna.create_study(storage=storage, study_name=database.study, load_if_exists=True)
+    return optuna.create_study(storage=storage, study_name=database.study, load_if_exists=True, directions=directions)
 
 
 def _mend(journal: Path) -> None:

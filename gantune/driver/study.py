@@ -5,18 +5,24 @@ optuna-dashboard opens either. A collapsed trial is told as a
 complete one with the worst finite value so far, and as infeasible: TPE ranks every complete trial before every pruned
 one, so the value alone would place a dead run above one that was stopped while it learned. A stopped trial is told as
 pruned, with the step at which it stopped. A draw that is not trained is told as failed: no sampler learns from those.
+
+With several objectives Optuna takes no reports, and no values of a pruned trial: TPE would place all of those behind
+every complete trial in whatever order, the genetic samplers and the Gaussian process would not see them. So a stopped
+trial is told as complete, with what it came to and its `state` as an attribute. That does not flatter it: its score
+could only have fallen, and what beat it at its rung beats it still; one that nothing beats belongs to the front.
 """
 
 import json
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gantune.config import Scalar, TrialConfig, derive_seed
@@ -25,6 +31,7 @@ from gantune.driver.database import Database
 from gantune.driver.samplers import GENETIC, build_sampler, distribution_of
 from gantune.driver.storage import open_study
 from gantune.errors import RunError
+from gantune.objectives import BETTER
 from gantune.space import SearchSpace
 
 MOST_REJECTIONS = 100
@@ -43,7 +50,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """A trial of an earlier run: the values of what is open here, and its lowest scores so far by samples seen."""
+    """A trial of an earlier run: the values of what is open here, and its lowest scores so far by samples seen.
+
+    `metrics` are those of the report that `score` is from.
+    """
 
     origin: str
     state: str
@@ -51,6 +61,7 @@ class Known:
     reports: Mapping[int, float]
     score: float | None
     violations: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Study:
@@ -64,9 +75,12 @@ class Study:
         optuna.logging.set_verbosity(logging.ERROR)
         self._space = space
         self._floor = floor
+        self._others = space.objective.others
+        self._lower = [BETTER[name] == "lower" for name in space.objective.names]
         self.place = str(place)
         self._driver = place.driver if isinstance(place, Database) else ""
-        self._study, self._flush = open_study(place)
+        directions = [StudyDirection.MINIMIZE if low else StudyDirection.MAXIMIZE for low in self._lower]
+        self._study, self._flush = open_study(place, directions)
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
         self._count()
@@ -90,18 +104,21 @@ class Study:
         domains = self._space.searched()
         for one in new:
             pruned, collapsed = one.state == "pruned", one.state == "collapsed"
-            value = min(one.reports.values(), default=None) if pruned else one.score
-            value = self._worst() if collapsed or (value is None and not pruned) else value
-            self._show(*one.reports.values(), *([] if value is None else [value]))
+            score = min(one.reports.values(), default=None) if pruned and not self._others else one.score
+            values = None if score is None else self._values(score, one.metrics)
+            if collapsed or (values is None and not pruned):
+                values = self._worst(one.metrics)
+            self._show(one.reports.values(), values)
+            told = not pruned or (self._others and values is not None)
             self._study.add_trial(
                 optuna.trial.create_trial(
-                    state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
-                    value=value,
+                    state=TrialState.COMPLETE if told else TrialState.PRUNED,
+                    values=values,
                     params=dict(one.parameters),
                     distributions={name: distribution_of(domains[name]) for name in one.parameters},
                     user_attrs={"from": one.origin, "state": one.state},
                     system_attrs={kind._get_generation_key(): 0 for kind in GENETIC.values()},
-                    intermediate_values=dict(one.reports),
+                    intermediate_values={} if self._others else dict(one.reports),
                     constraints={**one.violations, "collapsed": 1.0 if collapsed else -1.0},
                 )
             )
@@ -122,9 +139,9 @@ class Study:
     def _count(self) -> None:
         """How many trials are proposals, what has been drawn (and told, or signed by a driver), the worst score."""
         self._proposed = 0
-        self._shown: float | None = None
+        self._shown: list[float | None] = [None] * len(self._lower)
         for frozen in self._study.get_trials(deepcopy=False):
-            self._show(*frozen.intermediate_values.values(), *(frozen.values or []))
+            self._show(frozen.intermediate_values.values(), frozen.values)
             self._proposed += frozen.state != TrialState.WAITING and not {"rejected", "from"} & {*frozen.user_attrs}
             if (frozen.state.is_finished() or "driver" in frozen.user_attrs) and "from" not in frozen.user_attrs:
                 self._drawn.setdefault(_key(frozen.params), frozen.number)
@@ -231,12 +248,14 @@ class Study:
         return number in self._open
 
     def report(self, number: int, samples_seen: int, score: float) -> None:
-        """An intermediate score of an open trial; one already known is left as it is."""
+        """An intermediate score of an open trial; one already known is left as it is. None, of several objectives."""
+        if self._others:
+            return
         trial = self._open[number]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             trial.report(score, step=samples_seen)
-        self._show(score)
+        self._show([score])
 
     def tell(
         self,
@@ -246,9 +265,11 @@ class Study:
         *,
         attributes: Mapping[str, Any],
         violations: Mapping[str, float],
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """How a trial ended: finished | pruned | collapsed | failed; `score` is its lowest, where it has one.
 
+        metrics: of the report that the score is from, for further objectives.
         violations: by constraint, how far it is missed; zero or less where it is met.
         """
         trial = self._open[number]
@@ -259,23 +280,42 @@ class Study:
             trial.set_user_attr(key, value)
         if state == "failed":
             self._study.tell(trial, state=TrialState.FAIL)
-        elif state == "pruned":
+        elif state == "pruned" and (score is None or not self._others):
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            value = self._worst() if state == "collapsed" or score is None else score
-            self._study.tell(trial, value)
-            self._show(value)
+            metrics = metrics or {}
+            dead = state == "collapsed" or score is None
+            values = self._worst(metrics) if dead or score is None else self._values(score, metrics)
+            self._study.tell(trial, values)
+            self._show((), values)
         self._flush()
         del self._open[number]
 
-    def _show(self, *values: float) -> None:
-        """Scores that a trial has shown."""
-        self._shown = max([*values, *([] if self._shown is None else [self._shown])], default=None)
+    def _values(self, score: float, metrics: Mapping[str, float]) -> list[float]:
+        """All objectives; the worst of those that were not measured."""
+        if not metrics.keys() >= {*self._others}:
+            metrics = dict(zip(self._others, self._worst(metrics)[1:], strict=True)) | dict(metrics)
+        return [score, *(metrics[name] for name in self._others)]
 
-    def _worst(self) -> float:
-        """The worst finite score that any trial has shown."""
+    def _show(self, scores: Iterable[float], values: Sequence[float] | None = None) -> None:
+        """Scores that a trial has shown, and the objectives that it was told with."""
+        for seen in [*([score] for score in scores), values or []]:
+            for place, (low, value) in enumerate(zip(self._lower, seen, strict=False)):
+                worst = self._shown[place]
+                self._shown[place] = value if worst is None else (max if low else min)(worst, value)
+
+    def _worst(self, metrics: Mapping[str, float]) -> list[float]:
+        """The worst finite value of each objective that any trial has shown, or this one.
+
+        A cost is measured of dead trials, too, so before anything is known only what is better high comes to 0.
+        """
         self._hear()
-        return self._floor if self._shown is None else self._shown
+        floors = [self._floor, *(0.0 for _ in self._others)]
+        own = [None, *(metrics.get(name) for name in self._others)]
+        return [
+            (max if low else min)((value for value in seen if value is not None), default=floor)
+            for low, floor, *seen in zip(self._lower, floors, self._shown, own, strict=True)
+        ]
 
 
 def _key(parameters: Mapping[str, Any]) -> str:

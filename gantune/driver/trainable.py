@@ -65,6 +65,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "number": self._number,
             "samples_seen": progress.samples_seen,
             "score": progress.score,
+            "metrics": dict(progress.metrics),
             "state": progress.state,
             "progress": progress.as_dict(),
             "done": progress.state != "running",
