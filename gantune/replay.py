@@ -9,6 +9,7 @@ import torch
 from gantune.data.data_set import open_data
 from gantune.errors import RunError
 from gantune.metrics.reference_file import check_reference, load_reference
+from gantune.objectives import TIMED
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import load_trial
@@ -30,7 +31,8 @@ class Replayed:
 def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.device) -> Iterator[Replayed]:
     """The reports of a trial, trained in `folder` as far as it came in its run.
 
-    The same on one kind of machine, device and count of threads, which is the run's own. Raises RunError where there
+    The same on one kind of machine, device and count of threads, which is the run's own; what takes time is never the
+    same, and is left out. Raises RunError where there
     is no such trial, or nothing to compare with; DataError where the data are no longer the same.
     """
     recorded = _reports(run, number, repeat)
@@ -80,7 +82,7 @@ def _compared(row: Row | None, progress: Progress) -> Replayed:
         then = {"score": row.score, "best_score": row.best_score, **row.metrics}
         if row.state in STATES or progress.state in STATES:
             now["state"], then["state"] = progress.state, row.state
-    names = dict.fromkeys([*now, *then])
+    names = [name for name in dict.fromkeys([*now, *then]) if name != TIMED]
     differences = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
     return Replayed(
         samples_seen=progress.samples_seen, score=progress.score, numbers=len(names), differences=differences

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from gantune import __version__
 from gantune.config import Scalar
 from gantune.errors import NoSurvivorError, RunError
+from gantune.objectives import fronts, point
 from gantune.results import Results, Row
 from gantune.space import SearchSpace
 from gantune.standings import Standing, rank
@@ -247,6 +248,20 @@ class Run:
         if self.manifest()["space"].get("baseline") is None:
             return None
         return next((trial for trial in trials if trial.number == 0), None)
+
+    @property
+    def others(self) -> list[str]:
+        """The objectives besides the score."""
+        metric = self.manifest()["space"]["objective"]["metric"]
+        return [] if isinstance(metric, str) else metric[1:]
+
+    def front(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """The surviving trials that no other beats, each at its best checkpoint; the lowest score first."""
+        others = self.others
+        alive = [trial for trial in trials if trial.survived]
+        points = [point(trial.best_score or 0.0, others, trial.metrics) for trial in alive]
+        front = fronts(points)[0] if points else []
+        return sorted((alive[at] for at in front), key=lambda trial: (trial.best_score or 0.0, trial.number))
 
     def best(
         self, trials: Iterable[TrialRecord] | None = None, standings: Sequence[Standing] | None = None

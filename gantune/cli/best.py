@@ -45,7 +45,7 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
 
         export(checkpoint, folder)
     if as_json:
-        click.echo(json.dumps(_as_dict(opened, winner, baseline, standings, checkpoint, folder), indent=1))
+        click.echo(json.dumps(_as_dict(opened, trials, winner, baseline, standings, checkpoint, folder), indent=1))
         return
     click.echo("\n".join(_lines(opened, trials, winner, baseline, standings, checkpoint)))
     if folder is not None:
@@ -64,6 +64,7 @@ def _lines(
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
     lines = [f"{run.folder}: {len(trials)} trials ({counts})", _score_line("best", winner, run.score_name)]
     lines += _confirmed(standings)
+    lines += _front(run, trials)
     if baseline is not None and baseline.number != winner.number:
         lines.append(_score_line("baseline", baseline, run.score_name))
         changes = differences(baseline.parameters, winner.parameters)
@@ -90,6 +91,23 @@ def _confirmed(standings: list[Standing]) -> list[str]:
             f"probability of being the best {standing.probability:.2f}"
         )
     return [*lines, f"  a tie: seeds alone may part {' and '.join(tied)}"] if len(tied) > 1 else lines
+
+
+def _front(run: Run, trials: list[TrialRecord]) -> list[str]:
+    """The trials that no other beats, with what they come to in every objective."""
+    others = run.others
+    if not others:
+        return []
+    table = [["trial", run.score_name, *others]]
+    for trial in run.front(trials):
+        table.append([f"#{trial.number}", *(_show(value) for value in _values(trial, others))])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  " + "  ".join(map(str.rjust, row, widths)) for row in table]
+    return [f"front: {len(table) - 1} trials that no other beats in everything", *lines]
+
+
+def _values(trial: TrialRecord, others: list[str]) -> list[float | None]:
+    return [trial.best_score, *(trial.metrics.get(name) for name in others)]
 
 
 def _score_line(label: str, trial: TrialRecord, name: str) -> str:
@@ -120,6 +138,7 @@ def _show(value: Scalar) -> str:
 
 def _as_dict(
     run: Run,
+    trials: list[TrialRecord],
     winner: TrialRecord,
     baseline: TrialRecord | None,
     standings: list[Standing],
@@ -127,6 +146,11 @@ def _as_dict(
     folder: Path | None,
 ) -> dict[str, Any]:
     changed = differences(baseline.parameters, winner.parameters) if baseline else {}
+    names = [run.score_name, *run.others]
+    front = [
+        {"trial": trial.number, "objectives": dict(zip(names, _values(trial, run.others), strict=True))}
+        for trial in (run.front(trials) if run.others else [])
+    ]
     return {
         "run": str(run.folder),
         "trial": winner.number,
@@ -138,6 +162,7 @@ def _as_dict(
         "seed": winner.seed,
         "config": dict(winner.parameters),
         "baseline_score": baseline.best_score if baseline else None,
+        "front": front,
         "confirmed": [asdict(standing) for standing in standings],
         "changed": {name: list(values) for name, values in changed.items()},
         "checkpoint": str(checkpoint),

@@ -29,6 +29,7 @@ def command(trial: str, run: str | None, runs: Path, out: Path | None, device: s
     gantune replay 7
     gantune replay 7.1 dcgan --out again
     """
+    from gantune.objectives import TIMED
     from gantune.run import Run
 
     number, _, repeat = trial.partition(".")
@@ -51,6 +52,8 @@ def command(trial: str, run: str | None, runs: Path, out: Path | None, device: s
             click.echo(f"{report.samples_seen:>12,} samples  {opened.score_name} {score}  {verdict}")
             differing += len(told)
             numbers += report.numbers
+    if TIMED in opened.others:
+        click.echo(f"{TIMED} is left out: time is another at every measurement")
     if differing:
         changed = _changed(opened.manifest()["sessions"][-1]["packages"])
         click.echo(f"#{trial} differs: {differing} of {numbers} numbers; {changed}")
