@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import jsonschema
 import optuna
@@ -20,6 +21,7 @@ from ruamel.yaml import YAML
 from gantune.cli.main import cli
 from gantune.config import Asha, Hyperband
 from gantune.data.data_set import open_data
+from gantune.domains import FixedDraw
 from gantune.driver.auto import sampler_of
 from gantune.driver.earlier import take_over
 from gantune.driver.fronts import FrontHalving, epsilon_net
@@ -468,6 +470,14 @@ def test_every_report_measures_the_further_objectives_and_trains_the_same(load, 
         assert 0 < report.metrics["seconds_per_image"] < 1
         assert report.metrics["generator_parameters"] == 4 * 8 + 8 + 8 * 64 + 64  # two layers with biases
     assert not {"kid", *COSTS} & {*plain[-1].metrics}
+
+
+def test_a_cost_is_known_of_a_dead_trial_too(load, digits, tmp_path):
+    config = load("objective.metric=[fid, generator_parameters]").draw(FixedDraw({"loss": "hinge", **INNER}), seed=3)
+    dead = replace(config, lr_g=1e30)
+    (*_, last) = train_trial(dead, *digits, tmp_path / "dead", torch.device("cpu"))
+    assert (last.state, last.score) == ("collapsed", None)
+    assert last.metrics["generator_parameters"] == 616
 
 
 def test_time_is_that_of_one_image_of_a_warm_generator():

@@ -69,7 +69,7 @@ def epsilon_net(points: Sequence[Point]) -> list[int]:
     """The points' places in an order in which any first few of them are spread out.
 
     It begins with the lowest first objective, and each next point is the farthest from all before it, every objective
-    being measured by its range. Salinas et al. 2021, algorithm 1.
+    being measured by its range. Salinas et al. 2021.
     """
     scaled = list(zip(*(_scaled(column) for column in zip(*points, strict=True)), strict=True))
     left = list(range(len(points)))
