@@ -487,8 +487,8 @@ SPACE = (
 version: 1
 name: tiny
 data: {dataset: digits, size: 8}
-objective: {samples: {report: 200, final: 200}, reports: 3}
-budget: {trials: 12, samples_per_trial: 4000}
+objective: {samples: {report: 300, final: 300}, reports: 3}
+budget: {trials: 12, samples_per_trial: 2500}
 collapse: {enabled: false}
 space:
   architecture: {mlp: {hidden: [32, 64]}}
@@ -597,7 +597,7 @@ def test_three_drivers_share_a_search_and_two_finish_what_a_killed_one_began(ser
     (tmp_path / "tiny.yaml").write_text(SPACE)
     run = Run(tmp_path / "runs" / "tiny")
     crew = [drive() for _ in range(3)]
-    until = time.monotonic() + 240
+    until = time.monotonic() + 360
     victim = None
     while victim is None:
         assert time.monotonic() < until, "the search did not get that far"
