@@ -1,3 +1,4 @@
+import gc
 import json
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from gantune.driver import books as books_module
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
 from gantune.errors import RunError
+from gantune.results import Row
 from gantune.run import ENDED, Run
 from gantune.space import load_space, load_trial
 from gantune.trial import Progress
@@ -204,6 +206,27 @@ def test_a_cut_off_trial_is_asked_again_before_new_ones(books):
     assert [second.next(), second.next()] == proposals
     assert second.next().number == 2
     assert second.next() is None
+
+
+def test_the_driver_keeps_one_row_a_trial_in_memory(books):
+    def kept():
+        gc.collect()
+        return sum(type(found) is Row for found in gc.get_objects())
+
+    ledger = books.open()
+    before, number = kept(), ledger.next().number
+    for samples in range(10, 200, 10):
+        ledger.record(number, progress(samples, 14.0, "running"), stopped=False)
+    assert kept() - before == 1
+    assert len(ledger.rows()) == 19
+
+
+def test_a_trial_that_starts_over_repeats_no_report(books):
+    ledger = books.open()
+    number = ledger.next().number
+    for samples in (100, 200, 300, 100, 200, 300, 400):
+        ledger.record(number, progress(samples, 14.0, "running"), stopped=False)
+    assert [row.samples_seen for row in books.rows()] == [100, 200, 300, 400]
 
 
 def test_the_repeated_report_of_a_continued_trial_is_not_doubled(books):

@@ -1,0 +1,12 @@
+"""What gantune relies on in Tune's own loop."""
+
+from types import SimpleNamespace
+
+from ray.tune.execution.tune_controller import _get_max_pending_trials
+from ray.tune.search import SearchGenerator
+
+from gantune.driver.tune import _Asking
+
+
+def test_tune_holds_one_proposal_drawn_ahead():
+    assert _get_max_pending_trials(SearchGenerator(_Asking(SimpleNamespace(), SimpleNamespace(), 1, 0))) == 1
