@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gantune.errors import CheckpointError
+from gantune.errors import CheckpointError, StorageError
 
 VERSION = "1"
 Kind = Literal["trial", "generator", "reference"]
@@ -22,7 +22,7 @@ Kind = Literal["trial", "generator", "reference"]
 def write_checkpoint(path: Path, kind: Kind, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and JSON values to `path`; a reader sees the old file or the new one, never a part.
 
-    Raises CheckpointError where it cannot be written.
+    Raises StorageError where it cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
@@ -38,7 +38,7 @@ def write_checkpoint(path: Path, kind: Kind, tensors: Mapping[str, Tensor], meta
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:

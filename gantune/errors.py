@@ -31,6 +31,14 @@ class CheckpointError(GantuneError):
     """A checkpoint that is missing, damaged or not one of ours."""
 
 
+class StorageError(CheckpointError):
+    """A disk that is full, read-only or gone: the machine's fault, not the configuration's."""
+
+
+class ShortOfMemoryError(GantuneError):
+    """A batch that the memory cannot hold, worked through in as many chunks as it was."""
+
+
 class RunError(GantuneError):
     """A run directory that is missing, in use or made from another space."""
 

@@ -92,8 +92,7 @@ class GANTrainer:
         for remaining in reversed(range(self.game.d_steps)):
             batch = draw(self._share)
             labels = (batch.labels,) if self.conditional else ()
-            with torch.set_grad_enabled(remaining == 0), self._fast():  # the generator learns from the last fakes
-                fake = self.generator(self._latents(), *labels)
+            fake = self._draw_fakes(self._latents(), labels, last=remaining == 0)
             told = self._train_discriminator(batch.samples, fake.detach(), labels, penalty_factor)
         loss_g = self._train_generator(fake, batch.samples, labels)
         if self.world.size > 1:
@@ -103,15 +102,32 @@ class GANTrainer:
             self._sums += torch.stack([value.detach().float() for value in (told[0], loss_g, *told[1:])])
             self._steps += 1
 
+    def _draw_fakes(self, latents: Tensor, labels: tuple[Tensor | None, ...], *, last: bool) -> Tensor:
+        """Fakes for a discriminator step; the generator learns from the last ones, whose graph is kept."""
+        with torch.set_grad_enabled(last), self._fast():
+            fake: Tensor = self.generator(latents, *labels)
+        return fake
+
     def _train_discriminator(
         self, samples: Tensor, fake: Tensor, labels: tuple[Tensor | None, ...], penalty_factor: float
     ) -> tuple[Tensor, ...]:
         """One step on real samples against detached fakes; the mean loss, logits, accuracy and penalty."""
-        game, terms = self.game, self._terms_due(penalty_factor)
         self.discriminator.requires_grad_(True)
 
         # Show both sides through the same transforms.
         real, fake = self._seen(samples).detach(), self._seen(fake.float()).detach()
+        loss, penalty, logits_real, logits_fake = self._judge(real, fake, labels, self._terms_due(penalty_factor))
+
+        # Descend the sum in one step.
+        self.optimizer_d.zero_grad(set_to_none=True)
+        (loss + penalty).backward()  # type: ignore[no-untyped-call]
+        accuracy = self._move_discriminator(logits_real, logits_fake)
+        return loss, logits_real.mean(), logits_fake.mean(), accuracy, penalty
+
+    def _judge(
+        self, real: Tensor, fake: Tensor, labels: tuple[Tensor | None, ...], terms: Mapping[Penalty, float]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The discriminator's mean loss and penalty on what it sees, and its logits, [B] each."""
         slopes = frozenset[str]().union(*(term.slopes_of for term in terms))
         real.requires_grad_("real" in slopes)
         fake.requires_grad_("fake" in slopes)
@@ -122,7 +138,7 @@ class GANTrainer:
                 logits_real = self.discriminator(real, *labels)  # [B]
                 logits_fake = self.discriminator(fake, *labels)  # [B]
             logits_real, logits_fake = logits_real.float(), logits_fake.float()
-            loss = game.d_loss(logits_real, logits_fake).mean()
+            loss = self.game.d_loss(logits_real, logits_fake).mean()
 
             # Add the penalties that are due, in float32 at all times.
             penalty = torch.zeros((), device=self.device)
@@ -131,10 +147,11 @@ class GANTrainer:
                 judged = self._judged(real, fake, labels, logits_real, logits_fake, exact=exact)
                 for term, weight in terms.items():
                     penalty = penalty + weight * term(judged).mean()
+        return loss, penalty, logits_real, logits_fake
 
-        # Descend the sum in one step.
-        self.optimizer_d.zero_grad(set_to_none=True)
-        (loss + penalty).backward()  # type: ignore[no-untyped-call]
+    def _move_discriminator(self, logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+        """The discriminator's step by its gradients, and what follows from the whole batch's logits; their accuracy."""
+        game = self.game
         self.world.average(weight.grad for weight in self._weights_d if weight.grad is not None)
         if self.config.grad_clip:
             clip_grad_norm_(self._weights_d, self.config.grad_clip, foreach=True)
@@ -149,24 +166,31 @@ class GANTrainer:
             accuracy = _accuracy(game, logits_real, logits_fake)
         self.samples_seen += self.config.batch_size
         self.d_steps_taken += 1
-        return loss, logits_real.mean(), logits_fake.mean(), accuracy, penalty
+        return accuracy
 
     def _train_generator(self, fake: Tensor, samples: Tensor, labels: tuple[Tensor | None, ...]) -> Tensor:
         """One step by the gradient of `fake`, through a frozen discriminator; the mean loss."""
         self.discriminator.requires_grad_(False)
+        loss = self._challenge(fake, samples, labels)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._move_generator()
+        return loss
+
+    def _challenge(self, fake: Tensor, samples: Tensor, labels: tuple[Tensor | None, ...]) -> Tensor:
+        """The generator's mean loss on its fakes."""
         with parametrize.cached(), self._fast():
             logits = self.discriminator(self._seen(fake), *labels).float()
             if self.game.paired:  # the reals' logits are constant here, but the loss is of the distance to them
                 with torch.no_grad():
                     against = self.discriminator(self._seen(samples), *labels).float()
-        loss = (self.game.g_loss(logits, against) if self.game.paired else self.game.g_loss(logits)).mean()
-        self.optimizer_g.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return (self.game.g_loss(logits, against) if self.game.paired else self.game.g_loss(logits)).mean()
+
+    def _move_generator(self) -> None:
         self.world.average(weight.grad for weight in self._weights_g if weight.grad is not None)
         if self.config.grad_clip:
             clip_grad_norm_(self._weights_g, self.config.grad_clip, foreach=True)
         self.optimizer_g.step()
-        return loss
 
     def _steer(self) -> float:
         """Put the rates of this point of the budget in force; the penalties' factor."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gantune.accumulation import AccumulatingTrainer
 from gantune.audit import check_in_force
 from gantune.building import build_networks
 from gantune.checkpoint import Kind, read_checkpoint, write_checkpoint
@@ -21,7 +22,7 @@ from gantune.collapse import CollapseMonitor, Verdict
 from gantune.compatibility import check_trial
 from gantune.config import Component, Constraint, TrialConfig, derive_seed
 from gantune.data.data_set import BatchSource, DataSet
-from gantune.errors import CheckpointError, GantuneError
+from gantune.errors import CheckpointError, ShortOfMemoryError, StorageError
 from gantune.metrics.costs import generator_parameters, seconds_per_image
 from gantune.metrics.reference import SCORES, Reference, sample
 from gantune.report.pictures import enough, save_samples
@@ -32,6 +33,7 @@ from gantune.writing import trial_document
 LATEST = "latest.safetensors"
 BEST = "best.safetensors"
 PICTURE = "collapse.png"
+CPU_WORDS = ("DefaultCPUAllocator", "not enough memory")  # PyTorch has no type for what a CPU lacks
 STEPS_BETWEEN_CHECKS = 32  # of finiteness; each check waits for the device once
 
 State = Literal["running", "finished", "collapsed"]
@@ -71,32 +73,49 @@ def train_trial(
     folder: Path,
     device: torch.device,
     world: World = ALONE,
+    micro_batches: int = 1,
 ) -> Iterator[Progress]:
     """Train to the end of the budget, the target or a verdict, yielding at each report.
 
     `folder` receives `latest` (everything, for continuing) and `best` (the averaged generator of the best report).
     Where it already holds a `latest`, its last report is yielded once more and training goes on from there, bit for
     bit as if never interrupted (on a CPU). In a `world` of several processes all drive it alike, the first one measures
-    and writes, and the others' progress carries no scores.
+    and writes, and the others' progress carries no scores. In `micro_batches` chunks a batch needs less memory; that is
+    how a trial is carried out, not what it is: one that was begun in another count continues, and its metrics tell.
 
-    Raises SpecError for parts that do not go together, CheckpointError for a damaged or foreign checkpoint, AuditError
-    where a rate is not the configuration's own, GantuneError where the device's memory is too small.
+    Raises SpecError for parts that do not go together, CheckpointError for a damaged or foreign checkpoint,
+    StorageError where the folder cannot be written, AuditError where a rate is not the configuration's own,
+    ShortOfMemoryError where the memory is too small.
     """
     check_trial(config)
-    trial = _Trial(config, images, reference, folder, device, world)
-    progress = trial.restore()
-    check_in_force(trial.trainer)
+    with _memory_of(device, micro_batches):
+        trial = _Trial(config, images, reference, folder, device, world, micro_batches)
+        progress = trial.restore()
+        check_in_force(trial.trainer)
     if progress is not None:
         yield progress
     elif world.leads:
         _make_room(folder)
     while progress is None or progress.state == "running":
-        try:
+        with _memory_of(device, micro_batches):
             trial.train_to_next_report()
             progress = trial.report()
-        except torch.OutOfMemoryError as error:
-            raise GantuneError(f"out of memory on {device}: {error}; lower batch_size or the width") from error
         yield progress
+
+
+@contextlib.contextmanager
+def _memory_of(device: torch.device, micro_batches: int) -> Iterator[None]:
+    """Raise ShortOfMemoryError for what PyTorch and Python raise where they can allocate no more."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+            words in str(error) for words in CPU_WORDS
+        ):
+            raise
+        how = f" with every batch in {micro_batches} chunks" if micro_batches > 1 else ""
+        first = str(error).partition("\n")[0]
+        raise ShortOfMemoryError(f"out of memory on {device}{how}: {first}; lower batch_size or the width") from error
 
 
 def set_aside_damaged(folder: Path) -> None:
@@ -116,7 +135,7 @@ def _make_room(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / BEST).unlink(missing_ok=True)  # of a trial that left no `latest`
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 class _Trial:
@@ -130,13 +149,19 @@ class _Trial:
         folder: Path,
         device: torch.device,
         world: World,
+        micro_batches: int,
     ) -> None:
         self.config = config
         self.world = world
         self.reference = reference.to(device)
         self.folder = folder
         self.device = device
-        self.trainer = GANTrainer(config, images.shape, device, world)
+        self.micro_batches = micro_batches
+        self.trainer = (
+            GANTrainer(config, images.shape, device, world)
+            if micro_batches == 1
+            else AccumulatingTrainer(config, images.shape, device, world, micro_batches=micro_batches)
+        )
         self.class_counts = images.class_counts if self.trainer.conditional else ()
         self.batches = BatchSource(images, device, derive_seed(config.seed, *world.purpose("data")))
         self.streams = _global_streams(derive_seed(config.seed, *world.purpose("global")), device)
@@ -195,6 +220,8 @@ class _Trial:
         metrics |= self._others(metrics)
         if verdict.dead:
             self._save_picture()
+        if self.micro_batches > 1:
+            metrics = {**metrics, "micro_batches": float(self.micro_batches)}
         eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
         if eligible and (self.best_score is None or score < self.best_score):
             self.best_score = score
