@@ -282,11 +282,15 @@ SCHEDULERS: dict[str, type[Asha | Hyperband | Median | Pbt | Pb2 | NoScheduler]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
-    """How configurations are proposed and early stops decided. `auto` picks a sampler by the space and the budget."""
+    """How configurations are proposed and early stops decided. `auto` picks a sampler by the space and the budget.
+
+    A trial whose worker dies is tried `retries` times more, from its checkpoint.
+    """
 
     sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "random", "grid", "auto"] = "tpe"
     scheduler: Scheduler = field(default_factory=Asha)
     seed: Annotated[int, Bounds(low=0, high=2**62)] = 0
+    retries: Annotated[int, Bounds(low=0, high=100)] = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

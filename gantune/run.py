@@ -32,6 +32,7 @@ ENDED = ("finished", "pruned", "collapsed", "failed")
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
 EXTENSIBLE = {
     "budget": ("trials", "samples", "hours", "gpu_hours", "cost", "price_per_hour"),
+    "search": ("retries",),
     "resources": None,
     "confirm": None,
 }
@@ -307,7 +308,8 @@ def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:
 
 def trial_record(rows: list[Row]) -> TrialRecord:
     """One trial from its rows, which are in order."""
-    last = next((row for row in rows if row.state in ENDED), rows[-1])
+    for_good = (row for row in rows if row.state in ENDED and row.state != "failed")  # what failed may be tried again
+    last = next(for_good, rows[-1])
     born = max((at for at, row in enumerate(rows) if row.donor is not None and row.best_score is None), default=0)
     scored = [(row.best_score, row) for row in rows[born:] if row.best_score is not None]
     best = min(scored, key=lambda item: item[0])[1] if scored else None  # of equals the first

@@ -7,9 +7,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gantune.accumulation import fewer
+from gantune.driver.attempts import read_attempts, write_attempts
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
 from gantune.results import Row
@@ -45,10 +47,48 @@ class Books:
             self._count(row)
         self._spent_before = {name: spent for name, spent, _ in self._limits()}
         self._failures: list[str] = []
+        self._retries = space.search.retries
+        self.halted = ""  # by what is not a trial's fault
         self._proposals: dict[int, Proposal] = {}
         self.ended: Counter[str] = Counter()
         self.ended_here = 0
         self.best: Best | None = None
+
+    def crash(self, number: int, cause: str) -> Row | None:
+        """Note that a trial's worker died; the trial is issued again, until it has cost too many."""
+        if number not in self._proposals:
+            return None
+        tried = read_attempts(self.folder(number))
+        write_attempts(self.folder(number), replace(tried, crashes=tried.crashes + 1))
+        if tried.crashes >= self._retries:
+            return self.fail(number, f"{cause} (after {tried.crashes} retries; see ray.log)")
+        self._again(number)
+        return None
+
+    def lack_memory(self, number: int, cause: str) -> Row | None:
+        """Note that a trial's batches did not fit; it is issued again with smaller chunks, while there are any."""
+        if number not in self._proposals:
+            return None
+        tried = read_attempts(self.folder(number))
+        chunks = fewer(tried.micro_batches, self._proposals[number].config.batch_size)
+        if chunks is None:
+            return self.fail(number, cause)
+        write_attempts(self.folder(number), replace(tried, micro_batches=chunks))
+        self._again(number)
+        return None
+
+    def halt(self, cause: str) -> None:
+        """Note what no trial is to blame for, and a person must mend: no more is issued, what is out stays open."""
+        self.halted = self.halted or cause
+
+    def recall(self) -> None:
+        """Take back what is out, for those who trained it are gone; it is issued again first."""
+        for number in sorted(self._proposals, reverse=True):
+            self._again(number)
+
+    def _again(self, number: int) -> None:
+        """Issue an open proposal once more, before any other."""
+        raise NotImplementedError
 
     @property
     def asked(self) -> int:
@@ -119,8 +159,12 @@ class Books:
         raise NotImplementedError
 
     def stuck(self) -> str:
-        """The last cause where trials fail one after another and none reports, which no further trial would mend."""
-        return self._failures[-1] if len(self._failures) >= MOST_FAILURES else ""
+        """Why no further trial would help: the machine's fault, or the last of failures in a row with no report."""
+        if self.halted:
+            return f"{self.halted}; nothing is lost: mend it, and the same command continues"
+        if len(self._failures) >= MOST_FAILURES:
+            return f"trials fail one after another: {self._failures[-1]}"
+        return ""
 
     def out_of_budget(self) -> str:
         """Why nothing more is to be spent, or nothing."""

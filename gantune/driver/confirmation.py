@@ -27,7 +27,8 @@ class Confirmation(Books):
         self._runs = [(trial.number, seed + 1) for seed in range(space.confirm.seeds) for trial in finalists]
         self._seed = space.search.seed
         self._known = {(row.trial, row.repeat, row.samples_seen) for row in rows}
-        ends = {(row.trial, row.repeat): row.state for row in rows if row.state in ENDED}
+        last = {(row.trial, row.repeat): row.state for row in rows}
+        ends = {key: state for key, state in last.items() if state in ENDED and state != "failed"}
         self._waiting = [index for index, key in enumerate(self._runs) if key not in ends]
         self.ended.update(ends[key] for key in self._runs if key in ends)
 
@@ -71,6 +72,10 @@ class Confirmation(Books):
         """Note that a run could not be trained."""
         self._failures.append(cause)
         return self._note(number, "failed", NOTHING, cause) if number in self._proposals else None
+
+    def _again(self, number: int) -> None:
+        del self._proposals[number]
+        self._waiting.insert(0, number)
 
     def _note(self, number: int, state: str, progress: Progress, cause: str) -> Row | None:
         row = self._row(number, state, progress, cause)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 import ray
+from ray._private import worker
 
 from gantune.errors import RunError
 
@@ -37,14 +38,8 @@ def connected(log: Path, address: str | None) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
-    own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     with _logged(log):
-        try:
-            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = f"at {address}" if address else "on this machine"
-            hint = "; a cluster with a token needs it in ~/.ray/auth_token, and RAY_AUTH_MODE=token" if address else ""
-            raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
+        _start(address)
         try:
             yield
         finally:
@@ -66,6 +61,28 @@ class _OfThisThread(io.TextIOBase):
         """Both."""
         self._own.flush()
         self._others.flush()
+
+
+def start_again() -> None:
+    """Start the Ray of this machine anew, in place of one that is gone."""
+    ray.shutdown()
+    _start(None)
+
+
+def _start(address: str | None) -> None:
+    own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"at {address}" if address else "on this machine"
+        hint = "; a cluster with a token needs it in ~/.ray/auth_token, and RAY_AUTH_MODE=token" if address else ""
+        raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
+
+
+def gone() -> bool:
+    """Whether a Ray that we started has lost a process without which no worker is started or found."""
+    node = worker._global_node  # Ray's public calls learn of it a quarter of a minute later
+    return node is not None and any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
 
 
 @contextlib.contextmanager

@@ -50,6 +50,8 @@ class Crew:
 
     def claim(self, folder: Path) -> bool:
         """Take a trial by its folder; False where another driver has it."""
+        if folder in self._claims:  # it is issued again
+            return True
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -151,7 +153,7 @@ class SharedLedger(_Shared, Ledger):
             self.ended_here += 1  # the pace is that of all drivers
 
     def _claimed(self) -> Proposal | None:
-        proposal = self._abandoned()
+        proposal = self._waiting.pop(0) if self._waiting else self._abandoned()
         if proposal is None and self._study.proposed() < self._budget.trials:
             proposal = self._study.propose()
             if proposal is not None and not self._crew.claim(self.folder(proposal.number)):
@@ -165,10 +167,23 @@ class SharedLedger(_Shared, Ledger):
                 continue
             proposal = self._study.take(number)  # told meanwhile, it is no longer open
             self._catch_up()  # only now: its driver may have written until the lock was free
-            if proposal is not None and not self._is_told(proposal, self.rows()):
-                return proposal
+            if proposal is not None:
+                self._repeat(number, self.rows())
+                last = self._last.get(number)
+                if last is None or last.state not in ENDED:
+                    return proposal
+                self._tell(last)
             self._crew.release(self.folder(number))
         return None
+
+    def fail(self, number: int, cause: str) -> Row | None:
+        """Note that a trial could not be trained; for good, or another driver would try it again at once."""
+        self._failures.append(cause)
+        if number not in self._proposals:
+            return None
+        row = self._end(number, "failed", cause)
+        self._tell(row)
+        return row
 
     def state_of(self, trial: int) -> str:
         """As with one driver; `elsewhere` is what another one trains."""
@@ -186,7 +201,7 @@ class SharedLedger(_Shared, Ledger):
             with self._crew.together:
                 while (proposal := self._abandoned()) is not None:
                     self._proposals[proposal.number] = proposal
-                    self._end(proposal.number, "pruned", cause)
+                    self._tell(self._end(proposal.number, "pruned", cause))
             if not self._study.elsewhere():
                 return
             time.sleep(SECONDS_BETWEEN)

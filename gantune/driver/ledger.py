@@ -40,20 +40,21 @@ class Ledger(Books):
         """Tell the study what the rows know; what is then still open is to be trained on."""
         waiting = []
         for proposal in self._study.open_proposals():
-            if not self._is_told(proposal, rows):
+            self._repeat(proposal.number, rows)
+            last = self._last.get(proposal.number)
+            if last is not None and last.state in ENDED and last.state != "failed":
+                self._tell(last)
+            else:
                 waiting.append(proposal)
+            if last is not None and last.state == "failed":  # tried again, once a session: its cause may be mended
+                self.ended["failed"] -= 1
         return waiting
 
-    def _is_told(self, proposal: Proposal, rows: Sequence[Row]) -> bool:
-        """Tell the study what the rows know of an open trial; whether that ended it."""
+    def _repeat(self, number: int, rows: Sequence[Row]) -> None:
+        """Tell the study the reports of an open trial; what it has heard it passes over."""
         for row in rows:
-            if row.trial == proposal.number:
+            if row.trial == number:
                 self._report(row)
-        last = self._last.get(proposal.number)
-        if last is None or last.state not in ENDED:
-            return False
-        self._tell(last)
-        return True
 
     def next(self) -> Proposal | None:
         """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
@@ -72,7 +73,7 @@ class Ledger(Books):
 
     def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "") -> Row | None:
         """Note a report; `stopped`: whether it was, by the scheduler or `by` somebody. Returns the row of an end."""
-        if not self._study.is_open(number):
+        if number not in self._proposals:
             return None
         self._failures = []
         state, cause = progress.state, progress.verdict.cause
@@ -91,9 +92,19 @@ class Ledger(Books):
         return row
 
     def fail(self, number: int, cause: str) -> Row | None:
-        """Note that a trial could not be trained."""
+        """Note that a trial could not be trained. The study hears of it by `settle` or `close`."""
         self._failures.append(cause)
-        return self._end(number, "failed", cause)
+        if number not in self._proposals:
+            return None
+        row = self._end(number, "failed", cause)
+        self._close(number, "failed")
+        return row
+
+    def settle(self) -> None:
+        """Tell the study what failed, for good: the search is at its end, and tries nothing again."""
+        for number, last in self._last.items():
+            if last.state == "failed" and self._study.is_open(number):
+                self._tell(last)
 
     def state_of(self, trial: int) -> str:
         """`running`, `waiting` or how a trial ended; nothing where there is none."""
@@ -109,28 +120,33 @@ class Ledger(Books):
         self._waiting.remove(proposal)
         self._proposals[number] = proposal
         row = self._end(number, "pruned", cause)
-        assert row is not None
+        self._tell(row)
         return row
 
     def close(self, cause: str) -> None:
         """End all open trials: no more is to be spent on this run."""
-        for proposal in list(self._proposals.values()):
-            self._end(proposal.number, "pruned", cause)
         for proposal in self._waiting:
-            self._proposals[proposal.number] = proposal
-            self._end(proposal.number, "pruned", cause)
+            last = self._last.get(proposal.number)
+            if last is not None and last.state == "failed":
+                self.ended["failed"] += 1
+            else:
+                self._proposals[proposal.number] = proposal
         self._waiting = []
+        for number in list(self._proposals):
+            self._tell(self._end(number, "pruned", cause))
+        self.settle()
 
-    def _end(self, number: int, state: str, cause: str) -> Row | None:
-        if not self._study.is_open(number):
-            return None
+    def _again(self, number: int) -> None:
+        self._waiting.insert(0, self._proposals.pop(number))
+
+    def _end(self, number: int, state: str, cause: str) -> Row:
+        """Write the row with which a trial ends that did not end by itself."""
         last = self._last.get(number)
         if last is None:
             row = self._row(number, state, NOTHING, cause)
         else:
             row = replace(last, state=state, cause=cause, run_seconds=self.seconds())
         self._append(row)
-        self._tell(row)
         return row
 
     def _append(self, row: Row) -> None:

@@ -43,6 +43,7 @@ class Population(Ledger):
         self._members: dict[int, Row] = {}  # the last row of each
         self._scored: dict[int, tuple[int, float]] = {}  # samples seen and score of each one's weights
         self._stretches: list[Stretch] = []
+        self._failed: set[int] = set()  # in this session, so not to be issued in it again
         self._plan: dict[int, int | None] = {}  # who is still to take over whom; None: nobody is left
         self._ends = space.rungs()
         self._border = next(iter(self._ends), None)  # the samples seen at which the present generation ends
@@ -92,7 +93,7 @@ class Population(Ledger):
         for number, config in sorted(self._configs.items()):
             row = self._members.get(number)
             resting = row is not None and (_dead(row) or self.rests(row.samples_seen))
-            if not resting and number not in self._proposals and self._study.is_open(number):
+            if not resting and number not in self._failed | {*self._proposals} and self._study.is_open(number):
                 return self._issue(Proposal(number, config))
         if self._whole():
             return None
@@ -124,6 +125,14 @@ class Population(Ledger):
         self._tell(row)
         return row
 
+    def fail(self, number: int, cause: str) -> Row | None:
+        """Note that a member could not be trained."""
+        self._failed.add(number)
+        return super().fail(number, cause)
+
+    def _again(self, number: int) -> None:
+        del self._proposals[number]  # it does not rest
+
     def close(self, cause: str) -> None:
         """End all members: no more is to be spent on this run."""
         for number, config in sorted(self._configs.items()):
@@ -131,7 +140,8 @@ class Population(Ledger):
                 self._proposals[number] = Proposal(number, config)
                 row = self._members.get(number)
                 dead = row is not None and _dead(row)
-                self._end(number, "collapsed" if dead else "pruned", row.cause if row is not None and dead else cause)
+                state, why = ("collapsed", row.cause) if row is not None and dead else ("pruned", cause)
+                self._tell(self._end(number, state, why))
 
     def _append(self, row: Row) -> None:
         super()._append(row)
@@ -204,7 +214,7 @@ class Population(Ledger):
         own = self._members[number]
         if donor is None:
             self._proposals[number] = Proposal(number, self._configs[number])
-            self._end(number, "collapsed", own.cause)
+            self._tell(self._end(number, "collapsed", own.cause))
             return
         given, (samples, score) = self._configs[donor], self._scored[donor]
         others = [self._configs[row.trial].parameters() for row in self._open() if row.trial not in self._plan]

@@ -3,18 +3,19 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import ray
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gantune.audit import audit_space
 from gantune.config import Pb2, Pbt
 from gantune.data.data_set import DataSet, open_data
+from gantune.driver.books import Books
 from gantune.driver.confirmation import Confirmation
-from gantune.driver.connection import connected
+from gantune.driver.connection import connected, start_again
 from gantune.driver.control import Control
 from gantune.driver.crew import Crew, SharedConfirmation, SharedLedger
 from gantune.driver.database import Database
@@ -25,7 +26,7 @@ from gantune.driver.schedulers import Generations, Remembering, build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.sharing import settle
 from gantune.driver.study import Study
-from gantune.driver.tune import carry
+from gantune.driver.tune import RayGoneError, carry
 from gantune.errors import RunError, SpecError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
@@ -35,6 +36,8 @@ from gantune.requests import Requests
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trainer import choose_device
+
+MOST_RESTARTS = 10  # of a Ray that ends under one search
 
 
 def search(
@@ -96,24 +99,21 @@ def search(
             stack.enter_context(connected(log, address))
             with agreed:
                 share = settle(space, run, images, screen.say)
-            scheduler = (
-                Generations(ledger)
-                if isinstance(ledger, Population)
-                else build_scheduler(space, ledger.rows(), requests.promoted())
-            )
-            if not carry(space, run, ledger, scheduler, screen, control, share):
+            scheduler = _carry(space, run, ledger, lambda: _schedule(space, ledger, requests), screen, control, share)
+            if scheduler is None:
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
                 screen.say(str(rung))
         run.results.merge()
         if ledger.stuck():
-            raise RunError(f"{run.folder}: stopped, for trials fail one after another: {ledger.stuck()}")
+            raise RunError(f"{run.folder}: stopped: {ledger.stuck()}")
         if ledger.out_of_budget():
             ledger.close(ledger.out_of_budget())
             screen.say(f"search ended: {ledger.out_of_budget()}")
         elif not ledger.complete():
             raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
-        elif ledger.used_up():
+        ledger.settle()
+        if ledger.used_up() and not ledger.out_of_budget():
             screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
         confirmation = Confirmation(run, space) if crew is None else SharedConfirmation(run, space, crew)
         if confirmation.complete() or confirmation.out_of_budget():
@@ -125,11 +125,12 @@ def search(
             stack.enter_context(connected(log, address))
         with agreed:
             share = share or settle(space, run, images, screen.say)
-        if not carry(space, run, confirmation, FIFOScheduler(), screen, Control(requests, confirmation, screen), share):
+        control = Control(requests, confirmation, screen)
+        if _carry(space, run, confirmation, FIFOScheduler, screen, control, share) is None:
             return False
         run.results.merge()
         if confirmation.stuck():
-            raise RunError(f"{run.folder}: stopped, for finalists fail one after another: {confirmation.stuck()}")
+            raise RunError(f"{run.folder}: stopped: {confirmation.stuck()}")
         if not confirmation.complete():
             screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
         return True
@@ -149,6 +150,35 @@ def _begin(run: Run, space: SearchSpace, crew: Crew | None, database: Database |
         continued = run.begin(space, storage=database.shown)
     crew.enrol(run)
     return continued, replace(database, study=run.manifest()["study"], driver=crew.name)
+
+
+def _schedule(space: SearchSpace, ledger: Ledger, requests: Requests) -> TrialScheduler:
+    if isinstance(ledger, Population):
+        return Generations(ledger)
+    return build_scheduler(space, ledger.rows(), requests.promoted())
+
+
+def _carry(
+    space: SearchSpace,
+    run: Run,
+    books: Books,
+    schedule: Callable[[], TrialScheduler],
+    screen: Screen,
+    control: Control,
+    share: Share,
+) -> TrialScheduler | None:
+    """Train what the books ask for, starting a Ray of our own again that ends; None where a person stopped it."""
+    for restarts in range(MOST_RESTARTS + 1):
+        try:
+            scheduler = schedule()
+            return scheduler if carry(space, run, books, scheduler, screen, control, share) else None
+        except RayGoneError as error:
+            books.recall()
+            if restarts == MOST_RESTARTS:
+                raise RunError(f"{error}; it did so {restarts + 1} times; the same command continues") from error
+            screen.say("Ray ended unexpectedly; it is started again, and what was out continues from its last report")
+            start_again()
+    return None
 
 
 def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:

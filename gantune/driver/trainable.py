@@ -1,21 +1,52 @@
 """The Ray Tune trainable: a thin shell over train_trial. Actors are reused, so modules and features stay loaded."""
 
 import functools
-from collections.abc import Iterator
+import gc
+import os
+import threading
+import time
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ray import tune
 
 from gantune.config import DataConfig
 from gantune.data.data_set import DataSet, open_data
-from gantune.errors import GantuneError
+from gantune.errors import DataError, GantuneError, ShortOfMemoryError, StorageError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference
 from gantune.space import load_trial
 from gantune.trainer import choose_device
 from gantune.trial import Progress, set_aside_damaged, train_trial
+
+SECONDS_BETWEEN_LOOKS = 0.5
+Fault = Literal["configuration", "memory", "machine"]
+
+
+class _MachineError(GantuneError):
+    """Data or a reference that were there when the search began."""
+
+
+def fault_of(error: Exception) -> Fault:
+    """Whose fault an error is."""
+    if isinstance(error, ShortOfMemoryError):
+        return "memory"
+    return "machine" if isinstance(error, _MachineError | StorageError | DataError | OSError) else "configuration"
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """A worker whose raylet is gone ends: nobody hears it, and its trial is trained by another."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,23 +75,37 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        _end_with_parent()
         self._number: int = config["number"]
-        self._trial = self._train(**{key: value for key, value in config.items() if key != "number"})
+        self._trial = self._train(**{key: value for key, value in config.items() if key not in ("number", "alone")})
 
-    def _train(self, folder: str, reference: str, threads: int, device: str) -> Iterator[Progress]:
+    def _train(self, folder: str, reference: str, threads: int, device: str, micro_batches: int) -> Generator[Progress]:
         torch.set_num_threads(threads)
         config = load_trial(Path(folder) / "config.yaml")
-        images, yardstick = _images(config.data), _reference(Path(reference))
-        check_reference(images, config.objective, yardstick)
+        try:
+            images, yardstick = _images(config.data), _reference(Path(reference))
+            check_reference(images, config.objective, yardstick)
+        except GantuneError as error:  # the driver could read them when it began
+            raise _MachineError(str(error)) from error
         set_aside_damaged(Path(folder))
-        yield from train_trial(config, images, yardstick, Path(folder), choose_device(device))
+        where = choose_device(device)
+        yield from train_trial(config, images, yardstick, Path(folder), where, micro_batches=micro_batches)
 
     def step(self) -> dict[str, Any]:
-        """Train to the next report. What the user must mend is reported, not raised: a retry would not help."""
+        """Train to the next report. What a person must mend is reported, not raised: a retry would not help.
+
+        `fault` says whose it is: the machine's, the memory's, or the configuration's and its components'.
+        """
         try:
             progress = next(self._trial)
-        except GantuneError as error:
-            return {"number": self._number, "failure": str(error), "done": True}
+        except (GantuneError, OSError) as error:
+            fault, text = fault_of(error), str(error)
+            failed = {"number": self._number, "failure": text, "fault": fault, "done": True}
+        else:
+            failed = {}
+        if failed:
+            self._forget()
+            return failed
         return {
             "number": self._number,
             "samples_seen": progress.samples_seen,
@@ -70,3 +115,10 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "progress": progress.as_dict(),
             "done": progress.state != "running",
         }
+
+    def _forget(self) -> None:
+        """Give back what a trial that failed has held: the next one may be trained by this very actor."""
+        self._trial.close()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

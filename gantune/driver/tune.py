@@ -1,6 +1,7 @@
 """Ray Tune executes what the books ask for. Tune's own experiment state is never relied upon."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -16,7 +17,9 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from gantune.driver.attempts import read_attempts
 from gantune.driver.books import Books
+from gantune.driver.connection import gone
 from gantune.driver.control import Control
 from gantune.driver.screen import Screen, duration
 from gantune.driver.trainable import GanTrainable
@@ -27,7 +30,13 @@ from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress
 
-RETRIES = 2  # of a trial whose worker died; it continues from its checkpoint
+
+class RayGoneError(RunError):
+    """The Ray that we started has ended under us."""
+
+
+class _Gone(BaseException):
+    """Leaves Tune's loop without its cleaning up, which would wait for every worker of a Ray that is gone."""
 
 
 class _Unsaved:
@@ -57,6 +66,8 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
             "number": proposal.number,
             "folder": str(self._books.folder(proposal.number).resolve()),
             "reference": str(self._run.reference_path.resolve()),
+            "micro_batches": (chunks := read_attempts(self._books.folder(proposal.number)).micro_batches),
+            "alone": chunks > 1,
             **self._share,
         }
 
@@ -87,7 +98,7 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if "failure" in result:
-            row = self._books.fail(result["number"], result["failure"])
+            row = self._failed(result["number"], result["failure"], result["fault"])
         elif "progress" in result:
             progress = Progress.from_dict(result.pop("progress"))  # or Tune would keep every metric's history
             stopped, by = bool(result.get("done")), self._control.stopper(result["number"])
@@ -96,11 +107,24 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
             return
         self._ended(row)
 
+    def _failed(self, number: int, cause: str, fault: str) -> Row | None:
+        if fault == "memory":
+            return self._books.lack_memory(number, cause)
+        if fault == "machine":
+            self._books.halt(cause)
+            return None
+        return self._books.fail(number, cause)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = str(trial.get_error() or "its worker died").strip()
-        logging.getLogger("ray").error("trial %s: %s", trial.config["number"], error)
-        reason = error.splitlines()
-        row = self._books.fail(trial.config["number"], f"{reason[-1]} (after {RETRIES} retries; see ray.log)")
+        if gone():  # no trial is to blame
+            return
+        error = trial.get_error()
+        text = str(error or "its worker died").strip()
+        logging.getLogger("ray").error("trial %s: %s", trial.config["number"], text)
+        if isinstance(error, ray.exceptions.OutOfMemoryError):
+            row = self._books.lack_memory(trial.config["number"], "out of memory: Ray ended its worker; see ray.log")
+        else:
+            row = self._books.crash(trial.config["number"], text.splitlines()[-1])
         self._ended(row)
 
     def _ended(self, row: Row | None) -> None:
@@ -126,6 +150,8 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
         return self._control.kills(result)
 
     def stop_all(self) -> bool:
+        if gone():
+            raise _Gone
         return self.asked or bool(self._books.out_of_budget() or self._books.stuck())
 
 
@@ -138,12 +164,16 @@ def carry(
     control: Control,
     share: Share,
 ) -> bool:
-    """Train what the books ask for; False where a person stopped it."""
+    """Train what the books ask for; False where a person stopped it. Raises RayGoneError where it can go on."""
     control.scheduler = scheduler
     limit = _Limit(books, control)
     with _stop_on_signal(limit):
         books.occupy(share.gpus)
-        _fit(space, run, books, scheduler, limit, screen, control, share)
+        try:
+            _fit(space, run, books, scheduler, limit, screen, control, share)
+        except _Gone as error:
+            if not limit.asked:
+                raise RayGoneError(f"{run.folder}: Ray ended unexpectedly; see {run.folder / 'ray.log'}") from error
     screen.rest(books)
     if limit.asked:
         screen.say(f"stopped after {duration(books.seconds())}; the same command continues")
@@ -165,7 +195,7 @@ def _fit(
         raise RunError(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
-    shell = tune.with_resources(GanTrainable, {"cpu": share.cpus, "gpu": share.gpus})
+    shell = tune.with_resources(GanTrainable, functools.partial(_share, share.cpus, share.gpus))
     scratch = books.scratch
     tuner = tune.Tuner(
         shell,
@@ -180,7 +210,7 @@ def _fit(
             storage_path=str(scratch.resolve()),
             callbacks=[_Noting(books, screen, control)],
             stop=limit,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            failure_config=tune.FailureConfig(max_failures=0),  # the books issue a trial again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
             verbose=0,
         ),
@@ -189,9 +219,16 @@ def _fit(
     try:
         tuner.fit()
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError, tune.TuneError) as error:
+        if gone():
+            raise _Gone from error
         raise RunError(f"{run.folder}: Ray failed: {error}; nothing is lost, the same command continues") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _share(cpus: float, gpus: float, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial occupies; one that was short of memory has a GPU to itself."""
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": max(gpus, 1.0) if config["alone"] and gpus else gpus}])
 
 
 def _check_room(cpus: float, gpus: float) -> None:

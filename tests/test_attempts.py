@@ -1,0 +1,174 @@
+"""What the books do about trials that crash, lack memory, fail, or cannot be blamed."""
+
+import pytest
+from optuna.trial import TrialState
+from test_ledger import Books, progress
+
+from gantune.driver.attempts import FILE, Attempts, read_attempts, write_attempts
+from gantune.driver.trainable import fault_of
+from gantune.driver.tune import _Asking, _Limit, _share
+from gantune.errors import DataError, PluginError, RunError, ShortOfMemoryError, StorageError
+
+
+@pytest.fixture
+def books(tmp_path):
+    found = Books(tmp_path)
+    found.run.folder.mkdir(parents=True)
+    return found
+
+
+def test_a_trial_whose_worker_dies_is_issued_again_before_any_other(books):
+    ledger = books.open()
+    first, second = ledger.next(), ledger.next()
+    assert ledger.crash(first.number, "its worker died") is None
+    assert ledger.running == 1
+    assert not ledger.complete()
+    assert ledger.next() == first
+    assert books.rows() == []
+    assert ledger.next().number == second.number + 1
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_trial_that_kills_every_worker_fails_after_its_retries_over_all_sessions(books, retries):
+    ended = []
+    for session in range(retries + 1):  # each session dies after one crash
+        assert ended == []
+        ledger = books.open(f"search.retries={retries}")
+        assert ledger.next().number == 0
+        row = ledger.crash(0, "its worker died")
+        ended += [] if row is None else [row]
+        assert (row is None) == (session < retries)
+    assert ended[0].state == "failed"
+    assert ended[0].cause == f"its worker died (after {retries} retries; see ray.log)"
+
+
+def test_a_failed_trial_is_tried_again_once_a_session_and_told_once(books):
+    first = books.open("budget.trials=1")
+    first.next()
+    first.record(0, progress(100, 9.0, "running"), stopped=False)
+    assert first.fail(0, "no such file").state == "failed"
+    assert first.next() is None  # not in this session
+    assert first.complete()
+    assert books.trials()[0].state == TrialState.RUNNING
+
+    second = books.open("budget.trials=1")
+    assert not second.complete()
+    assert sum(second.ended.values()) == 0
+    assert second.next().number == 0
+    assert second.record(0, progress(100, 9.0, "running"), stopped=False) is None
+    second.record(0, progress(600, 5.0), stopped=True)
+    assert second.complete()
+    second.settle()
+    assert books.trials()[0].state == TrialState.COMPLETE
+    assert [row.state for row in books.rows()] == ["running", "failed", "finished"]
+    assert [(trial.state, trial.best_score) for trial in books.run.trials()] == [("finished", 5.0)]
+    assert books.open("budget.trials=1").ended == {"finished": 1}
+
+
+@pytest.mark.parametrize("by", ["settle", "close"])
+def test_what_failed_is_told_at_the_end_of_the_search(books, by):
+    ledger = books.open("budget.trials=1")
+    ledger.next()
+    ledger.fail(0, "no such file")
+    ledger = books.open("budget.trials=1")
+    if by == "settle":
+        ledger.next()
+        ledger.fail(0, "still no such file")
+        ledger.settle()
+    else:
+        ledger.close("budget.hours is used up")
+    assert books.trials()[0].state == TrialState.FAIL
+    assert ledger.ended == {"failed": 1}
+    again = books.open("budget.trials=1")
+    assert again.complete()
+    assert again.next() is None
+
+
+def test_a_trial_short_of_memory_goes_on_in_twice_as_many_chunks_until_they_are_too_small(books):
+    ledger = books.open("space.batch_size=16")
+    asking = _Asking(ledger, books.run, 1, 0.25)
+    told = []
+    for _ in range(4):
+        config = asking.suggest("any")
+        assert config["number"] == 0
+        told.append((config["micro_batches"], config["alone"]))
+        row = ledger.lack_memory(0, "out of memory with every batch in 8 chunks; lower batch_size or the width")
+    assert told == [(1, False), (2, True), (4, True), (8, True)]
+    assert row.state == "failed"
+    assert "lower batch_size" in row.cause
+
+
+def test_a_session_knows_how_many_chunks_the_one_before_came_to(books):
+    ledger = books.open()
+    ledger.next()
+    ledger.lack_memory(0, "out of memory")
+    again = books.open()
+    assert _Asking(again, books.run, 1, 0).suggest("any")["micro_batches"] == 2
+
+
+def test_who_is_short_of_memory_has_a_gpu_to_itself():
+    assert _share(1, 0.25, {"alone": True}).required_resources == {"CPU": 1, "GPU": 1}
+    assert _share(1, 0.25, {"alone": False}).required_resources == {"CPU": 1, "GPU": 0.25}
+    assert _share(1, 2, {"alone": True}).required_resources == {"CPU": 1, "GPU": 2}
+    assert _share(1, 0, {"alone": True}).required_resources.get("GPU", 0) == 0
+
+
+def test_a_fault_of_the_machine_stops_the_search_and_leaves_the_trial_open(books):
+    ledger = books.open()
+    first = ledger.next()
+    ledger.halt("trials/0000: cannot be written: No space left on device")
+    assert ledger.next() is None
+    assert _Limit(ledger).stop_all()
+    assert "No space left on device; nothing is lost: mend it, and the same command continues" in ledger.stuck()
+    assert books.rows() == []
+    assert not ledger.complete()
+    again = books.open()
+    assert again.stuck() == ""
+    assert again.next() == first
+
+
+def test_what_is_out_is_taken_back_in_order_where_ray_is_gone(books):
+    ledger = books.open()
+    proposals = [ledger.next() for _ in range(2)]
+    ledger.recall()
+    assert ledger.running == 0
+    assert [ledger.next() for _ in range(2)] == proposals
+
+
+def test_attempts_that_cannot_be_read_are_none_and_that_cannot_be_written_are_an_error(tmp_path):
+    write_attempts(tmp_path, Attempts(crashes=2, micro_batches=4))
+    assert read_attempts(tmp_path) == Attempts(crashes=2, micro_batches=4)
+    (tmp_path / FILE).write_text('{"crashes"')
+    assert read_attempts(tmp_path) == Attempts()
+    with pytest.raises(RunError, match="cannot be written"):
+        write_attempts(tmp_path / "gone", Attempts())
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (ShortOfMemoryError("out of memory"), "memory"),
+        (StorageError("disk full"), "machine"),
+        (OSError(28, "No space left on device"), "machine"),
+        (DataError("gone"), "machine"),
+        (PluginError("no such shape"), "configuration"),
+    ],
+)
+def test_an_error_is_its_configurations_or_its_machines(error, fault):
+    assert fault_of(error) == fault
+
+
+def test_a_confirmation_is_issued_again_too(books):
+    from gantune.driver.confirmation import Confirmation
+
+    ledger = books.open("budget.trials=1")
+    ledger.record(ledger.next().number, progress(600, 5.0), stopped=True)
+    space = books.space("budget.trials=1", "confirm.top=1", "confirm.seeds=2")
+    confirmation = Confirmation(books.run, space)
+    first = confirmation.next()
+    assert confirmation.crash(first.number, "its worker died") is None
+    assert confirmation.next() == first
+    assert confirmation.fail(first.number, "no such file").state == "failed"
+    again = Confirmation(books.run, space)
+    assert not again.complete()
+    assert again.next() == first
