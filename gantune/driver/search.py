@@ -1,9 +1,10 @@
 """A search from beginning to end: its run, its books, its finalists."""
 
 import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trainer import choose_device
 
+BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 MOST_RESTARTS = 10  # of a Ray that ends under one search
 
 
@@ -67,6 +69,7 @@ def search(
         requests = Requests(run)
         if alone:
             requests.begin()
+        stack.enter_context(_disk_of(run))
         images = open_data(space.data, screen.passing)
         agreed: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if crew is None else crew.together
         with agreed:
@@ -156,6 +159,20 @@ def _schedule(space: SearchSpace, ledger: Ledger, requests: Requests) -> TrialSc
     if isinstance(ledger, Population):
         return Generations(ledger)
     return build_scheduler(space, ledger.rows(), requests.promoted())
+
+
+@contextlib.contextmanager
+def _disk_of(run: Run) -> Iterator[None]:
+    """Raise RunError for a disk that is full, read-only or broken, wherever it is met; the journal is Optuna's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in BROKEN_DISK:
+            raise
+        where = error.filename or run.folder
+        raise RunError(
+            f"{where}: {error.strerror}; nothing is lost: mend the disk, and the same command continues"
+        ) from error
 
 
 def _carry(

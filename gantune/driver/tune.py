@@ -221,6 +221,8 @@ def _fit(
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError, tune.TuneError) as error:
         if gone():
             raise _Gone from error
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            raise  # a disk's, which the search knows how to tell
         raise RunError(f"{run.folder}: Ray failed: {error}; nothing is lost, the same command continues") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
