@@ -615,7 +615,9 @@ def test_three_drivers_share_a_search_and_two_finish_what_a_killed_one_began(ser
     assert [row for row in after if row in before] == before
     assert ends(run) == {(number, 0): 1 for number in range(12)}
     assert max(Counter((row.trial, row.samples_seen) for row in after).values()) == 1
-    trials = optuna.load_study(study_name=run.manifest()["study"], storage=server.url).trials
+    storage = optuna.storages.RDBStorage(server.url, engine_kwargs=Database(url=server.url).engine_options)
+    trials = optuna.load_study(study_name=run.manifest()["study"], storage=storage).trials
+    storage.engine.dispose()
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert [trial.number for trial in trials if "rejected" not in trial.user_attrs] == list(range(12))
     assert len({path.stem.split("-")[1] for path in run.folder.glob("results/part-*.parquet")}) > 1
