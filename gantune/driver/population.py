@@ -84,9 +84,10 @@ class Population(Ledger):
         return self._border is not None and samples_seen >= self._border
 
     def next(self) -> Proposal | None:
-        """The next member to train on, or a new one; None where all are out, rest or have ended."""
+        """The next member to train on; None where all are out, rest or have ended."""
         if self.out_of_budget() or self.stuck():
             return None
+        self._propose_all()
         self._turn()
         for number, donor in sorted(self._plan.items()):
             self._take_over(number, donor)
@@ -95,14 +96,13 @@ class Population(Ledger):
             resting = row is not None and (_dead(row) or self.rests(row.samples_seen))
             if not resting and number not in self._failed | {*self._proposals} and self._study.is_open(number):
                 return self._issue(Proposal(number, config))
-        if self._whole():
-            return None
-        proposal = self._study.propose()
-        if proposal is None:
-            return self.next()  # the space holds no more, so the population is whole
-        self._numbers.add(proposal.number)
-        self._configs[proposal.number] = proposal.config
-        return self._issue(proposal)
+        return None
+
+    def _propose_all(self) -> None:
+        """The whole population, before any member trains: what is proposed depends on no speed and no kill."""
+        while not self._whole() and (proposal := self._study.propose()) is not None:
+            self._numbers.add(proposal.number)
+            self._configs[proposal.number] = proposal.config
 
     def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "") -> Row | None:
         """Note a report; `by` a person, who stops a member for good. Returns the row where it ended the trial."""

@@ -20,6 +20,7 @@ class Screen:
         self._live = self._stream.isatty()
         self._drawn = 0.0
         self._shown = False
+        self._stage = ""
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -43,7 +44,10 @@ class Screen:
         self.update(books)
 
     def update(self, books: Books) -> None:
-        """Redraw the line, at most once a second."""
+        """Redraw the line, at most once a second; a stage that begins gets a line that stays."""
+        if books.stage != self._stage:
+            self._stage = books.stage
+            self.say(overview(books))
         if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN:
             self._drawn = time.monotonic()
             self.passing(overview(books))
