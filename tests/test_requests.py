@@ -325,7 +325,7 @@ def test_a_running_search_obeys_kill_promote_and_stop_and_is_resumed(tmp_path):
             [sys.executable, "-m", "gantune", "search", "long.yaml"], cwd=tmp_path, stderr=log, env={**os.environ}
         )
         try:
-            until = time.monotonic() + 90
+            until = time.monotonic() + 150
             while not {row.trial for row in run.results.rows()} >= {0, 1}:
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < until
