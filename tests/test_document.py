@@ -622,3 +622,8 @@ def test_circle_through_a_link_is_a_circle(tmp_path):
     (tmp_path / "link.yaml").symlink_to(tmp_path / "file.yaml")
 
     assert "in a circle" in refused_chain(tmp_path / "file.yaml")
+
+
+def test_an_anchor_that_is_given_anew_warns_of_nothing(recwarn):
+    assert plain(read("one: &a 1\ntwo: &a 2\nthree: *a")) == {"one": 1, "two": 2, "three": 2}
+    assert not recwarn.list

@@ -1244,3 +1244,9 @@ def test_hostile_file_is_a_located_refusal(load, text):
     assert told is not None
     assert located(told, text)
     assert told.endswith("Nothing was started.")
+
+
+@pytest.mark.parametrize("inner", ["{choose: {hinge: {}}}", "{wgan_gp: {gp_weight: log 1..20}}", "{choose: [1, 2]}"])
+def test_a_branch_within_a_branch_is_refused_where_it_stands(refused, inner):
+    text = SPACE + f"  penalty: {{choose: {{none: {{}}, r1: {{weight: {inner}}}}}}}\n"
+    assert "`weight` is not a component" in refused(text)
