@@ -159,7 +159,7 @@ def _halvings(first: float, reduction: float, samples: int) -> list[int]:
 class Asha:
     """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2018.
 
-    `spared` is the share of stopped trials that are let run to the end, to see whether the stops are right.
+    `spared` is the share of stopped trials that are let run to the end, until it is known whether the stops are right.
     """
 
     first_rung: Fraction = 0.15

@@ -410,3 +410,21 @@ def test_the_rungs_are_those_that_the_space_tells(load):
         assert hear(scheduler, 0, rung, 1.0) == CONTINUE
         assert hear(scheduler, 1, rung - 1, 50.0) == CONTINUE
         assert hear(scheduler, 1, rung, 50.0) == STOP
+
+
+def test_no_more_are_spared_than_it_takes_to_know_what_a_rung_is_worth():
+    scheduler = asha(first_rung=0.25, reduction=2, spared=1.0)
+    for trial in range(8):
+        assert hear(scheduler, trial, 300, 10.0 + trial) == CONTINUE
+    for trial in range(8):
+        finished(scheduler, trial, 5.0 + trial)
+    decisions = [hear(scheduler, trial, 300, 100.0 + trial) for trial in range(10, 20)]
+    assert decisions == [STOP] * 10
+
+
+def test_survivors_alone_do_not_say_what_a_rung_is_worth():
+    scheduler = asha(first_rung=0.25, reduction=2, spared=1.0)
+    for trial in range(8):
+        assert hear(scheduler, trial, 300, 10.0 - trial) == CONTINUE  # each the best so far
+        finished(scheduler, trial, 9.0 - trial)
+    assert [hear(scheduler, trial, 300, 100.0 + trial) for trial in range(10, 13)] == [CONTINUE, CONTINUE, STOP]

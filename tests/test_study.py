@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,6 +300,22 @@ def test_a_quasi_random_sequence_goes_on_where_it_stood(tmp_path, space):
         return [study.propose().config.lr_g for study in studies for _ in range(8 // sessions)]
 
     assert rates("interrupted", 4) == rates("whole", 1)
+
+
+def test_about_half_of_the_proposals_of_tpe_are_drawn_without_learning(tmp_path, space):
+    """Two studies told opposite scores: what is learned differs, and what explores does not."""
+    drawn = []
+    for sign in (1, -1):
+        folder = tmp_path / f"{sign}"
+        folder.mkdir()
+        study = Study(folder / "study.journal", replace(space, search=SearchConfig(sampler="tpe", seed=5)), FLOOR)
+        drawn.append([study.propose().config for _ in range(STARTUP)])
+        for number, config in enumerate(drawn[-1]):
+            tell(study, number, "finished", 50 + sign * math.log(config.lr_g))
+        drawn[-1] += [study.propose().config for _ in range(40)]
+    same = [one == other for one, other in zip(*drawn, strict=True)]
+    assert all(same[:STARTUP])
+    assert 10 <= sum(same[STARTUP:]) <= 30
 
 
 def test_open_proposals_are_issued_again_with_identical_configurations(path, space):

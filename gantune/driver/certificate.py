@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 FEWEST = 6  # trials known at a rung and at the end, below which nothing is concluded
+FEWEST_DOOMED = 2  # of those, trials that a rung would have stopped
 SEPARATES = 0.2  # rank correlation of early and final scores, from which a rung tells trials apart
 MOSTLY_WRONG = 0.5  # share of doomed trials that end in the better half, above which a rung is skipped
 
@@ -31,7 +32,7 @@ class Rung:
         """Whether the rung is to decide; it is, as long as too little is known."""
         if self.known < FEWEST:
             return True
-        wrong = self.doomed > 1 and self.wronged > MOSTLY_WRONG * self.doomed
+        wrong = self.doomed >= FEWEST_DOOMED and self.wronged > MOSTLY_WRONG * self.doomed
         return not wrong and (self.correlation is None or self.correlation >= SEPARATES)
 
     def __str__(self) -> str:
@@ -60,6 +61,11 @@ class Certificate:
     def spare(self, number: int, rung: int) -> None:
         """A trial that the rung would have stopped is let run."""
         self._doomed.setdefault(number, rung)
+
+    def wants(self, rung: int) -> bool:
+        """Whether it takes more doomed trials to say what the rung is worth."""
+        spared = sum(where == rung for where in self._doomed.values())
+        return spared < FEWEST_DOOMED or self.rung(rung).known < FEWEST
 
     def is_doomed(self, number: int) -> bool:
         """Whether a trial runs on only to be counted."""

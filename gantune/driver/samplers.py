@@ -16,6 +16,7 @@ from gantune.driver.auto import sampler_of, shared
 from gantune.space import SearchSpace
 
 FEWEST_SOURCES = 10
+EXPLORED = 0.5  # of the proposals beside TPE's
 GENETIC: dict[str, Any] = {"nsgaii": samplers.NSGAIISampler, "nsgaiii": samplers.NSGAIIISampler}
 
 
@@ -62,7 +63,8 @@ def build_sampler(space: SearchSpace, trials: Sequence[FrozenTrial], *, stuck: b
             return _Grid(seed=seed)
         if name == "random":
             return samplers.RandomSampler(seed=seed)
-        return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        learned = samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        return _Mixed(learned, samplers.RandomSampler(seed=derive_seed(seed, "explore") % 2**32), space.search.seed)
 
 
 def _sources(trials: Sequence[FrozenTrial], numbers: Mapping[str, BaseDistribution]) -> list[FrozenTrial] | None:
@@ -85,6 +87,39 @@ def distribution_of(domain: Domain) -> BaseDistribution:
         return FloatDistribution(domain.low, domain.high, log=domain.log)
     assert isinstance(domain, Choice | Branch)
     return CategoricalDistribution(tuple(domain.values if isinstance(domain, Choice) else domain.options))
+
+
+class _Mixed(samplers.BaseSampler):
+    """A share of the proposals at random, the others by a sampler that learns. Falkner et al. 2018, BOHB, section 4.
+
+    Early stops make first impressions count for much: left alone, TPE settles on what a few of them praise, and asks
+    for it again where parts do not go together. Which trials explore follows from their numbers alone.
+    """
+
+    def __init__(self, learned: samplers.BaseSampler, explores: samplers.BaseSampler, seed: int) -> None:
+        self._learned = learned
+        self._explores = explores
+        self._seed = seed
+
+    def _of(self, trial: FrozenTrial) -> samplers.BaseSampler:
+        drawn = derive_seed(self._seed, "explore", trial.number) / 2**62
+        return self._explores if drawn < EXPLORED else self._learned
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What is drawn together; nothing at random."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Values for it."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A value for anything else."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
 
 class _Grid(samplers.BruteForceSampler):

@@ -132,7 +132,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
 
     Trials in `kept` count and are never stopped, those in `promoted` not after so many samples seen. A share of those
     that it would stop is let run, and counts no further: they show whether the stops are right, and a rung that does
-    not tell good from bad is skipped.
+    not tell good from bad is skipped. No more are let run than it takes to know.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
             return CONTINUE
         self._stops += 1
         due = round(self._stops * self._spared) > round((self._stops - 1) * self._spared)
-        if due if stopped is None else not stopped:
+        if due and self.certificate.wants(rung) if stopped is None else not stopped:
             self.certificate.spare(number, rung)
             return CONTINUE
         return STOP
