@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ray.tune.schedulers.pb2_utils import UCB, TV_SquaredExp, normalize, optimize_acq, standardize
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 
 from gantune.config import Pb2, Pbt, Scalar, TrialConfig, derive_seed
@@ -110,7 +109,7 @@ def _bandit(
     gains = standardize(np.array([item.gain for item in learned]))
     others = [_places(domains, values) for values in situation.others if all(path in values for path in domains)]
     with _numpy_seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore")  # of fits that do not converge, and of options that scipy no longer knows
         mean = _fitted(tried, gains)
         spread = mean
         if others:
