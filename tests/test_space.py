@@ -222,7 +222,7 @@ def test_six_mistakes_are_six_located_messages_in_one_error(refused):
         ("objective: {constraints: [recall >= 1.2.3]}", "recall >= 1.2.3", "`1.2.3` is not a number"),
         ("objective: {constraints: 7}", "7", "expected a constraint"),
         ("search: {scheduler: ashaa}", "ashaa", "did you mean `asha`?"),
-        ("search: {scheduler: {}}", "scheduler", "known: asha, hyperband, median, none"),
+        ("search: {scheduler: {}}", "scheduler", "known: asha, hyperband, median, pbt, pb2, none"),
         ("search: {scheduler: {asha: {reducton: 2}}}", "reducton", "did you mean `reduction`?"),
         ("search: {scheduler: {asha: {reduction: 1}}}", "1", "expected a number of at least 1.5, got 1"),
         ("collapse: {enabled: off}", "off", "expected true or false, got `off`"),
