@@ -262,7 +262,10 @@ def test_a_driver_that_dies_while_it_asks_leaves_a_trial_to_be_drawn(drivers, mo
 
 def test_rows_of_another_driver_count_at_rungs(drivers):
     one, other = drivers.join(), drivers.join()
-    schedulers = [build_scheduler(load_space(drivers.folder / "tiny.yaml"), ledger.rows) for ledger in (one, other)]
+    schedulers = [
+        build_scheduler(load_space(drivers.folder / "tiny.yaml"), ledger.rows(), heard=ledger.heard)
+        for ledger in (one, other)
+    ]
     one.next()  # the baseline is never stopped
     mine, theirs = other.next().number, one.next().number
     for number, score in ((0, 12.0), (theirs, 10.0)):
@@ -277,12 +280,12 @@ def test_rows_of_another_driver_count_at_rungs(drivers):
 def test_what_another_driver_decided_is_not_decided_again(drivers, state, stopped):
     one, other = drivers.join(), drivers.join()
     space = load_space(drivers.folder / "tiny.yaml")
-    scheduler = build_scheduler(space, other.rows)
+    scheduler = build_scheduler(space, other.rows(), heard=other.heard)
     for score in (12.0, 10.0, 50.0):
         number = one.next().number
         one.record(number, running(300, score), stopped=score == 50.0 and state == "pruned")
     other.hear()
-    scheduler._replay()
+    scheduler.hear()
     assert scheduler.certificate.is_doomed(2) is stopped  # it went on though a rung would have stopped it
 
 
@@ -340,7 +343,7 @@ def test_each_driver_merges_its_own_rows_alone(drivers):
     assert names == ["part-0001-000003.parquet", *(f"part-0002-00000{index}.parquet" for index in range(3))]
     assert drivers.run.results.rows() == before
     crew[1].hear()
-    assert len(crew[1].rows) == len(before) == 6
+    assert len(crew[1].rows()) == len(before) == 6
 
 
 def test_a_collapse_heard_of_is_no_best(drivers):

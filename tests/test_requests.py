@@ -69,7 +69,7 @@ class Session:
         self.control = Control(self.requests, self.ledger, Screen(self.said))
         rule = Halving(Asha(first_rung=0.25, reduction=2.0, spared=0.0), 1200)
         self.look()
-        self.control.scheduler = Remembering(rule, 0.0, self.ledger.rows, (), self.requests.promoted())
+        self.control.scheduler = Remembering(rule, 0.0, self.ledger.rows(), (), self.requests.promoted())
 
     def look(self):
         self.control._looked = -1.0

@@ -148,6 +148,7 @@ class SharedLedger(_Shared, Ledger):
             return
         before = self._last.get(row.trial)
         self._note(row)
+        self.heard.append(row)
         if row.state in ENDED and (before is None or before.state not in ENDED):
             self.ended[row.state] += 1
             self.ended_here += 1  # the pace is that of all drivers

@@ -1,5 +1,6 @@
 """The books of a search: what the study is told, and what it proposes."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ class Ledger(Books):
         for row in rows:
             self._note_best(row)
         self._waiting = self._reconcile(rows)
+        self.heard: deque[Row] = deque()  # rows of other drivers that a scheduler has still to hear of
 
     def rows(self) -> list[Row]:
         """The search's own rows so far, read from the results."""

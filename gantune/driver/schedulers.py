@@ -1,6 +1,7 @@
 """Early stopping by Ray's schedulers, fed with samples seen, and filled again from the rows of a continued run."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -128,7 +129,7 @@ class Medians(Rule):
 
 class Remembering(FIFOScheduler):  # type: ignore[misc]
     """A rule that knows trials by their number, and replays the rows of a search: those there are when it is continued,
-    and those that other drivers add to them later. A row of what it has decided itself changes nothing.
+    and those that other drivers add later, which it takes from `heard`. A row of its own decision changes nothing.
 
     Trials in `kept` count and are never stopped, those in `promoted` not after so many samples seen. A share of those
     that it would stop is let run, and counts no further: they show whether the stops are right, and a rung that does
@@ -139,9 +140,10 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         self,
         rule: Rule,
         spared: float,
-        rows: Sequence[Row],
+        rows: Iterable[Row],
         kept: Iterable[int] = (),
         promoted: Mapping[int, int] | None = None,
+        heard: deque[Row] | None = None,
     ) -> None:
         super().__init__()
         self._rule = rule
@@ -152,17 +154,20 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         self._lowest: dict[int, float] = {}
         self._seen: dict[int, int] = {}
         self._ended: set[int] = set()
-        self._rows = rows
-        self._replayed = 0
-        self._replay()
+        self._heard = heard if heard is not None else deque()
+        self._replay(rows)
 
-    def _replay(self) -> None:
-        new, self._replayed = self._rows[self._replayed :], len(self._rows)
-        for row in new:
+    def _replay(self, rows: Iterable[Row]) -> None:
+        for row in rows:
             if row.state in ("finished", "collapsed"):  # Tune asks about no others
                 self.end(row.trial, row.samples_seen, row.score, collapsed=row.state == "collapsed")
             elif row.score is not None and row.state in ("running", "pruned"):
                 self.decide(row.trial, row.samples_seen, row.score, row.metrics, stopped=row.state == "pruned")
+
+    def hear(self) -> None:
+        """Take in what other drivers reported since."""
+        while self._heard:
+            self._replay([self._heard.popleft()])
 
     def keep(self, promoted: Mapping[int, int]) -> None:
         """Stop none of these trials after so many samples seen."""
@@ -215,7 +220,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Called by Tune after each report that did not end the trial."""
-        self._replay()
+        self.hear()
         if result.get("score") is None:
             return CONTINUE
         metrics = result.get("metrics", NOTHING)
@@ -241,9 +246,12 @@ class Generations(FIFOScheduler):  # type: ignore[misc]
 
 
 def build_scheduler(
-    space: SearchSpace, rows: Sequence[Row], promoted: Mapping[int, int] | None = None
+    space: SearchSpace,
+    rows: Iterable[Row],
+    promoted: Mapping[int, int] | None = None,
+    heard: deque[Row] | None = None,
 ) -> TrialScheduler:
-    """A space's scheduler, knowing the rows so far and those to come.
+    """A space's scheduler, knowing the rows so far, and those of other drivers as they are heard.
 
     The baseline gets its whole budget: it is what others beat.
     promoted: trials that it may stop no more, and the samples that each had seen when somebody asked for that.
@@ -257,4 +265,4 @@ def build_scheduler(
         rule = Medians(config, samples)
     else:
         rule = FrontHalving(config, samples, others) if others else Halving(config, samples)
-    return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0], promoted)
+    return Remembering(rule, config.spared, rows, [] if space.baseline is None else [0], promoted, heard)

@@ -158,7 +158,7 @@ def _begin(run: Run, space: SearchSpace, crew: Crew | None, database: Database |
 def _schedule(space: SearchSpace, ledger: Ledger, requests: Requests) -> TrialScheduler:
     if isinstance(ledger, Population):
         return Generations(ledger)
-    return build_scheduler(space, ledger.rows(), requests.promoted())
+    return build_scheduler(space, ledger.rows(), requests.promoted(), ledger.heard)
 
 
 @contextlib.contextmanager
