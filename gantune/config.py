@@ -87,9 +87,6 @@ class Constraint:
         return f"{self.metric} {self.relation} {self.bound!r}"
 
 
-Others = tuple[str, ...]  # further objectives, which the language has in a list behind the first
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
     """What is minimised, in the sight of which features, how often and from how many samples it is measured.
@@ -98,7 +95,7 @@ class ObjectiveConfig:
     """
 
     metric: Literal["fid", "fid_inf", "kid"] = "fid"
-    others: Others = ()
+    others: tuple[str, ...] = ()  # in the language they stand in a list behind `metric`
     features: Component = AUTO
     samples: SampleCounts = field(default_factory=SampleCounts)
     reports: Count = 12

@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from gantune import plugins
-from gantune.config import SCHEDULERS, Component, Constraint, Others, Scheduler
+from gantune.config import SCHEDULERS, Component, Constraint, ObjectiveConfig, Scheduler
 from gantune.document import Node, Place, Problems
 from gantune.domains import read_component
 from gantune.objectives import COSTS
@@ -59,8 +59,10 @@ def read_section(node: Node | None, schema: type[Section], name: str, problems: 
 
 
 def settings(schema: type[Any]) -> dict[str, plugins.Option]:
-    """The settings of a section by name."""
-    return {key: option for key, option in plugins.options(schema).items() if option.annotation != Others}
+    """The settings of a section by name; further objectives stand in the list of the first."""
+    return {
+        key: option for key, option in plugins.options(schema).items() if (schema, key) != (ObjectiveConfig, "others")
+    }
 
 
 def _read_objectives(items: list[Node], place: Place, first: plugins.Option, problems: Problems) -> dict[str, Any]:

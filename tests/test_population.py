@@ -489,7 +489,7 @@ def test_after_taking_over_every_number_in_force_is_the_configurations(images, r
 
     from gantune.world import ALONE
 
-    trial = _Trial(got, images, reference, tmp_path / "own", CPU, ALONE)
+    trial = _Trial(got, images, reference, tmp_path / "own", CPU, ALONE, 1)
     trial.restore()
     check_in_force(trial.trainer)
     for name, value in trial.trainer.state().items():
