@@ -1,5 +1,7 @@
 """What the books do about trials that crash, lack memory, fail, or cannot be blamed."""
 
+from types import SimpleNamespace
+
 import pytest
 from optuna.trial import TrialState
 from test_ledger import Books, progress
@@ -8,6 +10,7 @@ from gantune.driver.attempts import FILE, Attempts, read_attempts, write_attempt
 from gantune.driver.trainable import fault_of
 from gantune.driver.tune import _Asking, _Limit, _share
 from gantune.errors import DataError, PluginError, RunError, ShortOfMemoryError, StorageError
+from gantune.packing import Share
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def test_what_failed_is_told_at_the_end_of_the_search(books, by):
 
 def test_a_trial_short_of_memory_goes_on_in_twice_as_many_chunks_until_they_are_too_small(books):
     ledger = books.open("space.batch_size=16")
-    asking = _Asking(ledger, books.run, 1, 0.25)
+    asking = _Asking(ledger, books.run, Share(cpus=1, gpus=0.25), SimpleNamespace(asked=False))
     told = []
     for _ in range(4):
         config = asking.suggest("any")
@@ -103,7 +106,10 @@ def test_a_session_knows_how_many_chunks_the_one_before_came_to(books):
     ledger.next()
     ledger.lack_memory(0, "out of memory")
     again = books.open()
-    assert _Asking(again, books.run, 1, 0).suggest("any")["micro_batches"] == 2
+    assert (
+        _Asking(again, books.run, Share(cpus=1, gpus=0), SimpleNamespace(asked=False)).suggest("any")["micro_batches"]
+        == 2
+    )
 
 
 def test_who_is_short_of_memory_has_a_gpu_to_itself():
@@ -118,7 +124,7 @@ def test_a_fault_of_the_machine_stops_the_search_and_leaves_the_trial_open(books
     first = ledger.next()
     ledger.halt("trials/0000: cannot be written: No space left on device")
     assert ledger.next() is None
-    assert _Limit(ledger).stop_all()
+    assert _Limit(ledger, SimpleNamespace(stop=False)).stop_all()
     assert "No space left on device; nothing is lost: mend it, and the same command continues" in ledger.stuck()
     assert books.rows() == []
     assert not ledger.complete()

@@ -4,11 +4,11 @@ import errno
 import os
 from pathlib import Path
 
-import optuna.storages.journal._file as journal
 import pyarrow.parquet as pq
 import pytest
 from test_ledger import Books, progress
 
+from gantune.driver import storage
 from gantune.driver.search import _disk_of
 from gantune.errors import RunError
 
@@ -28,7 +28,7 @@ def books(tmp_path):
 
 PLACES = {
     "a results part": (pq, "write_table"),
-    "the study's journal": (journal.JournalFileBackend, "append_logs"),
+    "the study's journal": (storage._Journal, "append_logs"),
     "any file that is renamed": (os, "replace"),
     "a configuration": (Path, "write_text"),
 }

@@ -496,7 +496,7 @@ def test_after_taking_over_every_number_in_force_is_the_configurations(images, r
         if not name.startswith("rng."):
             assert torch.equal(value, donor[name]), f"{name} is the donor's"
     assert any(name.startswith("opt_g.") and "exp_avg" in name for name in donor)
-    fresh = _Trial(got, images, reference, tmp_path / "fresh", CPU, ALONE).trainer
+    fresh = _Trial(got, images, reference, tmp_path / "fresh", CPU, ALONE, 1).trainer
     for one, other in ((trial.trainer.rates_g, fresh.rates_g), (trial.trainer.rates_d, fresh.rates_d)):
         assert one._built == other._built
     one, (again, after) = trial.trainer, take(train_trial(got, images, reference, tmp_path / "own", CPU), 2)
