@@ -68,7 +68,7 @@ def resume(
 ) -> Run:
     """Carry on a run from its own directory; without `run`, the one last used.
 
-    overrides: what may differ from before, `budget`, `resources` and `confirm`.
+    overrides: what may differ from before, `budget`, `resources`, `confirm` and `keep`.
     """
     task = prepare_again(open_run(run, runs=runs), overrides)
     task.carry_on(address=address, storage=storage, progress=progress)
@@ -111,7 +111,7 @@ def generator(run: str | Run | None = None, trial: int | None = None, *, runs: F
     """The generator of a run's best trial, or of a given one, as `gantune best --export` would write it.
 
     `.draw(count, seed)` gives samples as a NumPy array, `.net` is the torch module. Raises NoSurvivorError where there
-    is no best trial, and where a given one never had a score.
+    is no best trial, and where a given one never had a score; CheckpointError where its weights were let go.
     """
     opened = open_run(run, runs=runs)
     if trial is None:
@@ -121,4 +121,4 @@ def generator(run: str | Run | None = None, trial: int | None = None, *, runs: F
         if not chosen or chosen[0].best_score is None:
             raise NoSurvivorError(f"{opened.folder}: trial #{trial} {'has no score' if chosen else 'has not reported'}")
         found = chosen[0]
-    return load_generator(opened.checkpoint(found, opened.repeats()))
+    return load_generator(opened.weights(opened.checkpoint(found, opened.repeats())))

@@ -299,6 +299,17 @@ class ConfirmConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepConfig:
+    """Whose best weights stay: those of the `top` survivors; and the worst go where checkpoints pass `gb` gigabytes.
+
+    The best trial, the baseline, the front of several objectives and finalists with their repeats keep theirs always.
+    """
+
+    top: Count | Literal["all"] = "all"
+    gb: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcesConfig:
     """What one trial occupies; fractions share. Left out, a trial takes one GPU where there are any.
 

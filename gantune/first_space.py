@@ -67,8 +67,9 @@ def first_space(dataset: str, name: str, hours: float, report: Report = lambda t
     at_once, trained = machine.at_once(space.resources), share_trained(space)
     budget = fit_budget(pace, draft.enough, at_once, hours, space.objective.reports, trained)
     text = draft.text(budget)
-    _read(text, name)
-    return FirstSpace(text=text, said=(*draft.said(), *_said(budget, pace, machine, hours, at_once, trained)))
+    disk = pace.disk(_read(text, name), at_once)
+    said = (*draft.said(), *_said(budget, pace, machine, hours, at_once, trained), _room(machine, disk))
+    return FirstSpace(text=text, said=said)
 
 
 def choose_size(found: Survey, *, gpu: bool) -> int:
@@ -261,9 +262,11 @@ def _said(budget: Budget, pace: Pace, machine: Machine, hours: float, at_once: i
         f"measured: {1 / pace.sample:,.0f} samples a second and {pace.report:.2g} s a report, the mean of the "
         f"slower half of {TIMED} configurations, {TIMED_SECONDS:g} s each, beside whatever runs here now; "
         f"ASHA is taken to train {trained:.0%} of all samples",
-        f"disk: {machine.free / 1e9:.3g} GB are free; checkpoints in runs/ take up to "
-        f"{pace.disk(budget.trials) / 1e9:.2g} GB",
     )
+
+
+def _room(machine: Machine, disk: float) -> str:
+    return f"disk: {machine.free / 1e9:.3g} GB are free; checkpoints in runs/ take up to {disk / 1e9:.2g} GB"
 
 
 def _check_text(dataset: str) -> None:

@@ -22,7 +22,7 @@ TRIALS = (8, 24, 64)  # fewest, usual, most
 LEAST_SHARE = 0.2  # of enough samples, below which early scores tell little
 TIMED, TIMED_SECONDS = 8, 0.5  # configurations, the baseline among them, and the time that each is stepped
 DRAWS = 1000  # at most, to find those that are timed
-KEPT = 1.3  # checkpoints a trial, `best` being smaller than `latest`
+BEST_SHARE = 0.3  # of a whole checkpoint: `best` holds one network, and `latest` the optimizers, too
 OVERHEAD = 1.25  # start-up, checkpoints, final scores, and trials that share one memory
 
 
@@ -38,9 +38,19 @@ class Pace:
         """Seconds of a trial with its whole budget."""
         return samples * self.sample + reports * self.report
 
-    def disk(self, trials: int) -> float:
-        """Bytes that so many trials leave, at most."""
-        return trials * self.checkpoint * KEPT
+    def disk(self, space: SearchSpace, at_once: int) -> float:
+        """Bytes that checkpoints take at most: the `latest` of what may go on, and the `best` that `keep` keeps."""
+        trials, keep, confirm = space.budget.trials, space.keep, space.confirm
+        population = isinstance(space.search.scheduler, Pbt | Pb2)
+        ongoing = trials if population else min(trials, at_once)
+        always = trials if space.objective.others else 1 + max(1, confirm.top)  # a front may hold them all
+
+        def whole(kept: int) -> float:
+            best = min(trials, kept + ongoing) + confirm.seeds * min(trials, confirm.top)
+            return self.checkpoint * (ongoing + BEST_SHARE * best)
+
+        wanted = whole(trials if keep.top == "all" else max(always, keep.top + 1))
+        return wanted if keep.gb is None else min(wanted, max(keep.gb * 1e9, whole(always)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +85,7 @@ def forecast(space: SearchSpace, report: Callable[[str], None]) -> Forecast:
     at_once = machine.at_once(space.resources)
     whole = budget.trials * pace.trial(budget.samples_per_trial, space.objective.reports)
     seconds = whole * OVERHEAD * share_trained(space) / at_once
-    return Forecast(seconds=seconds, disk=pace.disk(budget.trials), at_once=at_once, machine=machine)
+    return Forecast(seconds=seconds, disk=pace.disk(space, at_once), at_once=at_once, machine=machine)
 
 
 def fit_budget(pace: Pace, enough: int, parallel: int, hours: float, reports: int, trained: float) -> Budget:

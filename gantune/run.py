@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from gantune import __version__
 from gantune.config import Scalar
-from gantune.errors import NoSurvivorError, RunError
+from gantune.errors import CheckpointError, NoSurvivorError, RunError
 from gantune.objectives import fronts, point
 from gantune.results import Results, Row
 from gantune.space import SearchSpace
@@ -35,6 +35,7 @@ EXTENSIBLE = {
     "search": ("retries",),
     "resources": None,
     "confirm": None,
+    "keep": None,
 }
 
 
@@ -244,6 +245,24 @@ class Run:
         repeat = min(scored)[1] if len(runs) > 1 and scored else 0
         return self.trial_folder(trial.number, repeat) / "best.safetensors"
 
+    def let_go(self, checkpoint: Path) -> str:
+        """How to have weights back that are not there any more, in words; nothing where they are."""
+        if checkpoint.exists():
+            return ""
+        number, _, repeat = checkpoint.parent.name.partition(".")
+        label, gone = f"{int(number)}{'.' * bool(repeat)}{repeat}", "they are gone, let go by `keep` or deleted"
+        rows = self.results.rows()
+        if any(row.donor is not None for row in rows if (row.trial, row.repeat) == (int(number), int(repeat or 0))):
+            return f"{gone}, and what took over another trial's weights cannot be trained again by itself"
+        again = f"gantune replay {label} {self.folder} --out FOLDER"
+        return f"{gone}; `{again}` trains them again, into FOLDER/{checkpoint.name}"
+
+    def weights(self, checkpoint: Path) -> Path:
+        """A checkpoint that is there. Raises CheckpointError where it is not, with how to have it back."""
+        if remedy := self.let_go(checkpoint):
+            raise CheckpointError(f"{checkpoint}: {remedy}")
+        return checkpoint
+
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
         """The trial of the baseline, where the space has one: it is always the first."""
         if self.manifest()["space"].get("baseline") is None:
@@ -334,6 +353,8 @@ def trial_record(rows: list[Row]) -> TrialRecord:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str]:
     for key in sorted({*old, *new} - {"name"}):
         before, after = old.get(key), new.get(key)
+        if key in EXTENSIBLE and EXTENSIBLE[key] is None:
+            continue  # one that is older than the section lacks it
         if key in EXTENSIBLE and isinstance(before, dict) and isinstance(after, dict):
             free = EXTENSIBLE[key] or {*before, *after}
             if key == "budget" and {"pbt", "pb2"} & {*new["search"]["scheduler"]}:

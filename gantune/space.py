@@ -22,6 +22,7 @@ from gantune.config import (
     Component,
     ConfirmConfig,
     DataConfig,
+    KeepConfig,
     Median,
     NoScheduler,
     ObjectiveConfig,
@@ -61,6 +62,7 @@ SECTIONS: dict[str, type[Any]] = {
     "collapse": CollapseConfig,
     "resources": ResourcesConfig,
     "confirm": ConfirmConfig,
+    "keep": KeepConfig,
 }
 NAME = re.compile(r"(?!\.{0,2}$)[^/\x00-\x1f\x7f\ud800-\udfff]+")  # a folder below runs/
 OF_SEARCH = ("rules", "baseline", "first")  # what says how a search proceeds, and not what a trial is
@@ -79,6 +81,7 @@ class SearchSpace:
     collapse: CollapseConfig
     resources: ResourcesConfig
     confirm: ConfirmConfig
+    keep: KeepConfig
     parameters: Mapping[str, Domain]
     rules: tuple[Forbidden, ...] = ()
     baseline: Mapping[str, Scalar] | None = None

@@ -43,7 +43,7 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
     if folder is not None:
         from gantune.export import export
 
-        export(checkpoint, folder)
+        export(opened.weights(checkpoint), folder)
     if as_json:
         click.echo(json.dumps(_as_dict(opened, trials, winner, baseline, standings, checkpoint, folder), indent=1))
         return
@@ -74,7 +74,8 @@ def _lines(
         lines.append("the baseline itself is the best so far")
     lines.append("configuration:")
     lines += [f"  {name}: {_show(value)}" for name, value in winner.parameters.items()]
-    lines.append(f"checkpoint: {checkpoint}" + ("" if checkpoint.exists() else " (missing; it cannot be exported)"))
+    gone = run.let_go(checkpoint)
+    lines.append(f"checkpoint: {checkpoint}{f' ({gone})' * bool(gone)}")
     return lines
 
 

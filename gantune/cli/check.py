@@ -64,6 +64,10 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
     confirm = loaded.confirm
     if confirm.top:
         click.echo(f"confirmed: the {confirm.top} best, with {confirm.seeds} fresh seeds each")
+    keep = loaded.keep
+    if keep.top != "all" or keep.gb is not None:
+        whose = "of every trial" if keep.top == "all" else f"of the {keep.top} best"
+        click.echo(f"kept: weights {whose}{f', at most {keep.gb:g} GB of checkpoints' if keep.gb is not None else ''}")
     for rule in loaded.rules:
         click.echo(f"forbidden: {rule}")
     rejected = _rejected(loaded)

@@ -16,7 +16,7 @@ from gantune.cli import options
 @click.argument("run", required=False)
 @options.runs
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Keep its checkpoints.  [default: do not]"
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Keep its weights here.  [default: do not]"
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 def command(trial: str, run: str | None, runs: Path, out: Path | None, device: str) -> None:
@@ -52,6 +52,8 @@ def command(trial: str, run: str | None, runs: Path, out: Path | None, device: s
             click.echo(f"{report.samples_seen:>12,} samples  {opened.score_name} {score}  {verdict}")
             differing += len(told)
             numbers += report.numbers
+    if out is not None and (out / "best.safetensors").exists():
+        click.echo(f"its best weights are in {out / 'best.safetensors'}")
     if TIMED in opened.others:
         click.echo(f"{TIMED} is left out: time is another at every measurement")
     if differing:

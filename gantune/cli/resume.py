@@ -16,8 +16,8 @@ from gantune.cli import options
 def command(run: str | None, overrides: tuple[str, ...], runs: Path, address: str | None, storage: str | None) -> None:
     """Carry on RUN from its own directory; no space file is needed.
 
-    --set takes what may differ from before: budget, resources, confirm. RUN is a path or a name below --runs; without
-    it, the run last used.
+    --set takes what may differ from before: budget, resources, confirm, keep. RUN is a path or a name below --runs;
+    without it, the run last used.
 
     \b
     gantune resume

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gantune.accumulation import fewer
 from gantune.driver.attempts import read_attempts, write_attempts
+from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
 from gantune.results import Row
@@ -53,6 +54,7 @@ class Books:
         self.ended: Counter[str] = Counter()
         self.ended_here = 0
         self.best: Best | None = None
+        self.keeping = Keeping(run, space)
 
     def crash(self, number: int, cause: str) -> Row | None:
         """Note that a trial's worker died; the trial is issued again, until it has cost too many."""
@@ -227,6 +229,7 @@ class Books:
         del self._proposals[number]
         self.ended[state] += 1
         self.ended_here += 1
+        self.keeping.ended(self.folder(number), state)
 
     def _row(self, number: int, state: str, progress: Progress, cause: str) -> Row:
         config = self._proposals[number].config

@@ -21,6 +21,7 @@ from gantune.driver.control import Control
 from gantune.driver.crew import Crew, SharedConfirmation, SharedLedger
 from gantune.driver.database import Database
 from gantune.driver.earlier import take_over
+from gantune.driver.keeping import Keeping
 from gantune.driver.ledger import Ledger
 from gantune.driver.population import Population
 from gantune.driver.schedulers import Generations, Remembering, build_scheduler
@@ -80,6 +81,7 @@ def search(
             for other in earlier:
                 screen.say(take_over(other, run, space, study))
             ledger = _books(run, space, study, crew)
+        _let_go(ledger.keeping, screen)
         if continued:
             screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
@@ -116,6 +118,7 @@ def search(
         elif not ledger.complete():
             raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
         ledger.settle()
+        _let_go(ledger.keeping, screen)
         if ledger.used_up() and not ledger.out_of_budget():
             screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
         confirmation = Confirmation(run, space) if crew is None else SharedConfirmation(run, space, crew)
@@ -132,6 +135,7 @@ def search(
         if _carry(space, run, confirmation, FIFOScheduler, screen, control, share) is None:
             return False
         run.results.merge()
+        _let_go(confirmation.keeping, screen)
         if confirmation.stuck():
             raise RunError(f"{run.folder}: stopped: {confirmation.stuck()}")
         if not confirmation.complete():
@@ -143,6 +147,13 @@ def _books(run: Run, space: SearchSpace, study: Study, crew: Crew | None) -> Led
     if isinstance(space.search.scheduler, Pbt | Pb2):
         return Population(run, space, study)
     return Ledger(run, space, study) if crew is None else SharedLedger(run, space, study, crew)
+
+
+def _let_go(keeping: Keeping, screen: Screen) -> None:
+    """Delete the checkpoints that nobody asks for any more, where no trial's end brought it about."""
+    keeping.sweep()
+    if keeping.trouble:
+        screen.say(keeping.trouble)
 
 
 def _begin(run: Run, space: SearchSpace, crew: Crew | None, database: Database | None) -> tuple[bool, Path | Database]:

@@ -1,0 +1,107 @@
+"""Which checkpoints of trials that have ended stay on the disk; what is open keeps all of its own.
+
+What goes follows from the rows and from what is there. So it may be done again at any moment, and by any of several
+drivers: an ended trial never begins again and never rises in rank, so what one driver lets go of, all would.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gantune.config import Pb2, Pbt
+from gantune.run import ENDED, Run, TrialRecord
+from gantune.space import SearchSpace
+
+LATEST, BEST = "latest.safetensors", "best.safetensors"  # as trial.py writes them; it needs torch
+FOR_GOOD = tuple(state for state in ENDED if state != "failed")  # what failed is tried again
+IDLE = 100  # times as long as a sweep took, until trials that end bring the next: it reads all rows
+
+
+class Keeping:
+    """Lets go of a run's checkpoints by its `keep`. `trouble`: what the last sweep could not let go of, and why."""
+
+    def __init__(self, run: Run, space: SearchSpace) -> None:
+        self._run = run
+        self._top, self._gb = space.keep.top, space.keep.gb
+        self._finalists = space.confirm.top
+        self._population = isinstance(space.search.scheduler, Pbt | Pb2)
+        self._next = 0.0
+        self.trouble = ""
+
+    @property
+    def _bounded(self) -> bool:
+        return self._top != "all" or self._gb is not None
+
+    def ended(self, folder: Path, state: str) -> None:
+        """A trial has ended, and its row is written."""
+        if state in FOR_GOOD and not self._population:
+            self._delete(folder / LATEST)
+        if self._bounded and time.monotonic() >= self._next:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Let go of whatever the rows allow. Raises RunError where they cannot be read."""
+        started, self.trouble = time.monotonic(), ""
+        if self._bounded or any(self._run.folder.glob(f"trials/*/{LATEST}")):
+            trials, repeats = self._run.trials(), self._run.repeats()
+            self._drop_latest([*trials, *repeats])
+            if self._bounded:
+                self._drop_best(trials, {record.number for record in repeats})
+        self._next = time.monotonic() + IDLE * (time.monotonic() - started)
+
+    def _drop_latest(self, records: Sequence[TrialRecord]) -> None:
+        if self._population and any(record.state == "running" for record in records):
+            return  # a decision that was made before a member ended may still take over from it
+        for record in records:
+            if record.state in FOR_GOOD:
+                self._delete(self._run.trial_folder(record.number, record.repeat) / LATEST)
+
+    def _drop_best(self, trials: Sequence[TrialRecord], confirmed: set[int]) -> None:
+        """Against each other only the ended are ranked: one that still runs may collapse, and then was never good."""
+        ended = sorted((trial for trial in trials if trial.state in FOR_GOOD), key=_rank)
+        survivors = [trial.number for trial in ended if trial.survived]
+        always = {*confirmed, *survivors[: max(1, self._finalists)]}
+        if self._run.others:
+            always |= {trial.number for trial in self._run.front(ended)}
+        if (baseline := self._run.baseline(ended)) is not None:
+            always.add(baseline.number)
+        loose = [trial.number for trial in ended if trial.number not in always]
+        if self._top != "all":
+            for number in set(loose) - set(survivors[: self._top]):
+                self._delete(self._run.trial_folder(number) / BEST)
+        if self._gb is not None:
+            excess = _bytes(self._run) - self._gb * 1e9
+            while loose and excess > 0:
+                excess -= self._delete(self._run.trial_folder(loose.pop()) / BEST)
+            if excess > 0:
+                taken = self._gb + excess / 1e9
+                self.trouble = self.trouble or f"checkpoints take {taken:.3g} GB, for what is left of them is to stay"
+
+    def _delete(self, path: Path) -> int:
+        """The bytes that it gave back. A file that stays costs room, and nothing else."""
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            self.trouble = f"{path}: could not be deleted: {error.strerror or error}"
+            return 0
+        return size
+
+
+def _rank(trial: TrialRecord) -> tuple[bool, float, int]:
+    """The best first, what may not win last."""
+    score = float("inf") if trial.best_score is None else trial.best_score
+    return not trial.survived, score, trial.number
+
+
+def _bytes(run: Run) -> int:
+    """What all checkpoints of a run take; others may delete meanwhile."""
+    found = 0
+    for path in run.folder.glob("trials/*/*.safetensors"):
+        try:
+            found += path.stat().st_size
+        except OSError:
+            continue
+    return found
