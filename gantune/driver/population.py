@@ -216,7 +216,7 @@ class Population(Ledger):
             self._proposals[number] = Proposal(number, self._configs[number])
             self._tell(self._end(number, "collapsed", own.cause))
             return
-        given, (samples, score) = self._configs[donor], self._scored[donor]
+        given, (samples, score) = self._config_of(donor), self._scored[donor]
         others = [self._configs[row.trial].parameters() for row in self._open() if row.trial not in self._plan]
         situation = Situation(samples_seen=samples, score=score, history=self._stretches, others=others)
         seed = derive_seed(self._space.search.seed, "explore", self._generation(), number)
@@ -236,6 +236,13 @@ class Population(Ledger):
             run_seconds=self.seconds(),
         )
         self._append(row)
+
+    def _config_of(self, number: int) -> TrialConfig:
+        """Also of a donor that a driver ended before it was killed: it is open no more."""
+        if number in self._configs:
+            return self._configs[number]
+        row = self._members[number]
+        return self._space.draw(FixedDraw(json.loads(row.config)), seed=row.seed)
 
     def _history(self, row: Row) -> dict[str, Any]:
         """The configuration of the last weights, and where they come from, the latest first."""
