@@ -92,8 +92,8 @@ def distribution_of(domain: Domain) -> BaseDistribution:
 class _Mixed(samplers.BaseSampler):
     """A share of the proposals at random, the others by a sampler that learns. Falkner et al. 2018, BOHB, section 4.
 
-    Early stops make first impressions count for much: left alone, TPE settles on what a few of them praise, and asks
-    for it again where parts do not go together. Which trials explore follows from their numbers alone.
+    Early stops make first impressions count for much, and TPE settles on what a few of them praise. Which trials
+    explore follows from their numbers alone.
     """
 
     def __init__(self, learned: samplers.BaseSampler, explores: samplers.BaseSampler, seed: int) -> None:
