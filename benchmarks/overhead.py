@@ -63,9 +63,9 @@ space:
 """
 
 
-def clocked(config: Any, images: Any, reference: Any, folder: Path, device: torch.device) -> Iterator[Progress]:
+def clocked(*arguments: Any, **options: Any) -> Iterator[Progress]:
     """`train_trial`, with its seconds so far and the time of its first report in a file."""
-    own, first, trial = 0.0, 0.0, train_trial(config, images, reference, folder, device)
+    own, first, trial, folder = 0.0, 0.0, train_trial(*arguments, **options), arguments[3]
     while True:
         started = time.monotonic()
         progress = next(trial, None)
