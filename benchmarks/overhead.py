@@ -138,7 +138,11 @@ def bare(folder: Path, trials: int, *, reused: bool) -> None:
                 scheduler=ASHAScheduler(time_attr="samples_seen", max_t=1600, grace_period=800, reduction_factor=2),
                 reuse_actors=reused,
             ),
-            run_config=tune.RunConfig(storage_path=str(folder / "tune"), verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=str(folder / "tune"),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
+                verbose=0,
+            ),
         )
         tuner.fit()
 
