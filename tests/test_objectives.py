@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.tune.utils import flatten_dict
 from ruamel.yaml import YAML
 
 from gantune.cli.main import cli
@@ -255,8 +256,8 @@ def row(trial, samples_seen, score, recall, state="running"):
 
 
 def hear(scheduler, trial, samples_seen, score, recall):
-    result = {"number": trial, "samples_seen": samples_seen, "score": score, "metrics": {"recall": recall}}
-    return scheduler.on_trial_result(None, None, result)
+    result = {"number": trial, "samples_seen": samples_seen, "score": score, "metrics": (("recall", recall),)}
+    return scheduler.on_trial_result(None, None, flatten_dict(result))  # as Tune passes it on
 
 
 @pytest.mark.parametrize("seed", range(5))

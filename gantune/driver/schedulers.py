@@ -223,7 +223,7 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         self.hear()
         if result.get("score") is None:
             return CONTINUE
-        metrics = result.get("metrics", NOTHING)
+        metrics = dict(result.get("metrics", ()))
         return self.decide(result["number"], result["samples_seen"], result["score"], metrics)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

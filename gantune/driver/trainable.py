@@ -110,7 +110,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "number": self._number,
             "samples_seen": progress.samples_seen,
             "score": progress.score,
-            "metrics": dict(progress.metrics),
+            "metrics": tuple(progress.metrics.items()),  # a dict would reach the scheduler flattened
             "state": progress.state,
             "progress": progress.as_dict(),
             "done": progress.state != "running",

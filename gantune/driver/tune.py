@@ -127,6 +127,11 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
             row = self._books.crash(trial.config["number"], text.splitlines()[-1])
         self._ended(row)
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Let go of the statistics that Tune keeps of every number of every trial: a search may be long."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
     def _ended(self, row: Row | None) -> None:
         if row is not None:
             self._screen.ended(row, self._books)
