@@ -333,12 +333,11 @@ def test_a_running_search_obeys_kill_promote_and_stop_and_is_resumed(tmp_path):
             assert "#0 gets its whole budget" in gantune(tmp_path, "promote", 0).stderr
             killed = gantune(tmp_path, "kill", 1)
             assert killed.returncode == 0, killed.stderr
-            assert "#1 ends at its next report" in killed.stderr
             assert "#1 pruned at " in killed.stderr
             stopped = gantune(tmp_path, "stop")
             assert stopped.returncode == 0, stopped.stderr
             assert "stopped; continue it with: gantune resume" in stopped.stderr
-            assert process.wait(timeout=30) == 130
+            assert process.wait(timeout=120) == 130
         finally:
             process.kill()
     trials = {trial.number: trial for trial in run.trials()}
