@@ -204,10 +204,18 @@ class Ours(Contestant):
         self._scheduler = build_scheduler(space, [])
         self._monitors: dict[int, CollapseMonitor] = {}
         self._collapsed: set[int] = set()
+        self._out: dict[int, Proposal] = {}
+        self._resting: dict[int, Proposal] = {}
 
     def propose(self) -> Proposal | None:
-        """What the study proposes."""
+        """What rested and is woken, else what the study proposes."""
+        woken = self._scheduler.wakes(self._resting)
+        if woken is not None:
+            self._study.wake(woken)
+            self._out[woken] = self._resting.pop(woken)
+            return self._out[woken]
         proposal = self._study.propose()
+        self._out[proposal.number] = proposal
         self._monitors[proposal.number] = CollapseMonitor(CollapseConfig(), self._samples)
         return proposal
 
@@ -232,10 +240,14 @@ class Ours(Contestant):
         if state != "running":
             self._scheduler.on_trial_complete(None, None, result)
         elif self._scheduler.on_trial_result(None, None, result) == TrialScheduler.STOP:
-            state = "pruned"
+            state = "paused"
         if report.finite:
             self._study.report(number, seen, lowest)
-        if state != "running":
+        proposal = self._out[number] if state == "running" else self._out.pop(number)
+        if state == "paused":
+            self._resting[number] = proposal
+            self._study.pause(number, lowest, {}, {})
+        elif state != "running":
             attributes = {"cause": verdict.cause, "samples_seen": seen, "verdict": verdict.state}
             told = lowest if report.finite else None
             self._study.tell(number, state, told, attributes=attributes, violations={})

@@ -154,14 +154,15 @@ def _halvings(first: float, reduction: float, samples: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asha:
-    """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2018.
+    """Asynchronous successive halving. `first_rung` is a fraction of the trial's budget. Li et al. 2020.
 
-    `spared` is the share of stopped trials that are let run to the end, until it is known whether the stops are right.
+    Of the trials that came to a rung the best go on, one in `reduction`; the others rest until they are among those.
+    `spared` is the share of resting trials that are let run to the end, until it is known whether the stops are right.
     """
 
-    first_rung: Fraction = 0.15
+    first_rung: Fraction = 0.08
     reduction: Annotated[float, Bounds(low=1.5)] = 3.0
-    spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
+    spared: Annotated[float, Bounds(low=0, high=1)] = 0.05
 
     def rungs(self, samples: int) -> list[int]:
         """The samples seen at which it decides, below a budget."""
@@ -175,7 +176,7 @@ class Hyperband:
     first_rung: Fraction = 0.1
     reduction: Annotated[float, Bounds(low=1.5)] = 3.0
     brackets: Annotated[int, Bounds(low=1, high=10)] = 3
-    spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
+    spared: Annotated[float, Bounds(low=0, high=1)] = 0.05
 
     def rungs(self, samples: int) -> list[int]:
         """The samples seen at which any bracket decides, below a budget."""
@@ -210,7 +211,7 @@ class Median:
 
     grace: Fraction = 0.25
     min_trials: Count = 3
-    spared: Annotated[float, Bounds(low=0, high=1)] = 0.1
+    spared: Annotated[float, Bounds(low=0, high=1)] = 0.05
 
     def rungs(self, samples: int) -> list[int]:
         """The samples seen from which its stops are counted together: the grace, and twice as many each."""

@@ -42,7 +42,7 @@ MERGE_AT = 100  # parts of about one size before they become one
 class Row:
     """One report. `repeat` counts the runs of a finalist's configuration under fresh seeds; 0 is the search's own.
 
-    `state` is running | finished | pruned | collapsed | failed; `config` the parameters as JSON.
+    `state` is running | paused | finished | pruned | collapsed | failed; `config` the parameters as JSON.
 
     `score` is this report's, `best_score` the trial's best so far that met the constraints; lower is better.
     `trial_seconds` is time spent training the trial, `run_seconds` the run's own clock, both over all sessions.

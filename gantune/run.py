@@ -29,6 +29,7 @@ from gantune.writing import dump
 
 FORMAT = 2
 ENDED = ("finished", "pruned", "collapsed", "failed")
+RESTS = "paused"  # stopped at a rung, and to go on if it turns out to be among the best there
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
 EXTENSIBLE = {
     "budget": ("trials", "samples", "hours", "gpu_hours", "cost", "price_per_hour"),
@@ -62,7 +63,7 @@ class TrialRecord:
     @property
     def survived(self) -> bool:
         """Whether the trial may be called the best: a score that met the constraints, and no collapse."""
-        return self.best_score is not None and self.state in ("finished", "pruned", "running")
+        return self.best_score is not None and self.state in ("finished", "pruned", "running", RESTS)
 
     @property
     def final_score(self) -> float | None:

@@ -617,7 +617,7 @@ def test_three_drivers_share_a_search_and_two_finish_what_a_killed_one_began(ser
     after = run.results.rows()
     assert [row for row in after if row in before] == before
     assert ends(run) == {(number, 0): 1 for number in range(12)}
-    assert max(Counter((row.trial, row.samples_seen) for row in after).values()) == 1
+    assert max(Counter((row.trial, row.samples_seen, row.state) for row in after).values()) == 1
     storage = optuna.storages.RDBStorage(server.url, engine_kwargs=Database(url=server.url).engine_options)
     trials = optuna.load_study(study_name=run.manifest()["study"], storage=storage).trials
     storage.engine.dispose()

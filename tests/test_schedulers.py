@@ -114,7 +114,7 @@ def test_one_filled_from_rows_decides_as_the_one_that_lived_through_them(make, s
 @EVERY
 def test_a_continued_trial_that_repeats_its_last_report_changes_nothing(make, seed):
     search = Search(make(), seed)
-    for _ in range(60):
+    for _ in range(30):
         search.step()
     repeated, plain = make(search.rows), make(search.rows)
     for trial in search.seen:
@@ -251,7 +251,7 @@ def test_a_report_without_a_score_decides_nothing():
 def test_the_last_of_the_budget_is_not_a_rung_that_stops():
     scheduler = asha(first_rung=0.25, reduction=2)
     for trial in range(6):
-        assert hear(scheduler, trial, 300, 10.0) == CONTINUE
+        assert hear(scheduler, trial, 300, 20.0 - trial) == CONTINUE
     for trial in range(6):
         assert hear(scheduler, trial, 1100, 10.0 - trial) == CONTINUE
 
@@ -404,7 +404,7 @@ def test_without_a_scheduler_nothing_is_stopped(load):
 
 def test_the_rungs_are_those_that_the_space_tells(load):
     space = load(SPACE, "search.scheduler={asha: {spared: 0}}")
-    assert space.rungs() == [180, 540]
+    assert space.rungs() == [96, 288, 864]
     for rung in space.rungs():
         scheduler = build_scheduler(space, [])
         assert hear(scheduler, 0, rung, 1.0) == CONTINUE

@@ -72,7 +72,7 @@ def assert_whole(run: Run, trials: int) -> None:
     assert sum(states.values()) == trials
 
 
-def wait_for(process, condition, seconds=120):
+def wait_for(process, condition, seconds=300):
     until = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the search ended before it could be interrupted"

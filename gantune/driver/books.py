@@ -108,6 +108,11 @@ class Books:
         return len(self._proposals)
 
     @property
+    def resting(self) -> int:
+        """How many trials were stopped that may go on later."""
+        return 0
+
+    @property
     def scratch(self) -> Path:
         """Where Ray puts what nobody reads."""
         return self._run.folder / "ray"
@@ -124,7 +129,7 @@ class Books:
         raise NotImplementedError
 
     def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "the scheduler") -> Row | None:
-        """Note a report; `stopped`: whether it was stopped, and `by` whom. Returns the row where it ended the trial."""
+        """Note a report; `stopped`: whether it was stopped, and `by` whom. Returns the row of an end, or of a rest."""
         raise NotImplementedError
 
     def fail(self, number: int, cause: str) -> Row | None:
@@ -198,7 +203,7 @@ class Books:
         if not self.ended_here:
             return None
         elapsed = time.monotonic() - self._started
-        guesses = [elapsed / self.ended_here * (self.asked - sum(self.ended.values()))]
+        guesses = [elapsed / self.ended_here * (self.asked - sum(self.ended.values()) - self.resting)]
         for name, spent, limit in self._limits():
             if spent > self._spent_before[name]:
                 guesses.append(elapsed / (spent - self._spent_before[name]) * (limit - spent))

@@ -59,9 +59,9 @@ class Control:
             self._kills.setdefault(trial, []).append(request)
             self._requests.reply(request, "accepted", f"#{trial} ends at its next report")
         else:
-            row = self._books.withdraw(trial, f"stopped by {PERSON} while it waited to be continued")
+            row = self._books.withdraw(trial, f"stopped by {PERSON} while it was {state}")
             self._screen.ended(row, self._books)
-            self._requests.reply(request, "done", f"#{trial} waited to be continued, and has ended")
+            self._requests.reply(request, "done", f"#{trial} was {state}, and has ended")
 
     def _promote(self, request: Request, trial: int) -> None:
         since = self._books.samples_seen(trial)

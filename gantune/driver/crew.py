@@ -16,7 +16,7 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
 from gantune.results import Row
-from gantune.run import ENDED, Run
+from gantune.run import ENDED, RESTS, Run
 from gantune.space import SearchSpace
 
 SECONDS_BETWEEN = 1.0  # looks for what others did
@@ -153,8 +153,76 @@ class SharedLedger(_Shared, Ledger):
             self.ended[row.state] += 1
             self.ended_here += 1  # the pace is that of all drivers
 
+    def _lay(self, proposal: Proposal, row: Row) -> None:
+        """What rests is nobody's; any driver may wake it."""
+        super()._lay(proposal, row)
+        self._study.leave(self._resting.pop(proposal.number).number)
+        self._crew.release(self.folder(proposal.number))
+
+    def _at_rest(self) -> list[int]:
+        """Open trials that were told to rest; a driver may have woken one meanwhile."""
+        return [n for n in self._study.elsewhere() if n in self._last and self._last[n].state == RESTS]
+
+    @property
+    def resting(self) -> int:
+        """How many trials rest, whoever laid them."""
+        return sum(row.state == RESTS for row in self._last.values())
+
+    def _woken(self) -> Proposal | None:
+        resting = self._at_rest()
+        while resting and self.halts is not None and (number := self.halts.wakes(resting)) is not None:
+            resting.remove(number)
+            proposal = self._adopted(number)
+            if proposal is not None:
+                self._study.wake(number)
+                return proposal
+        return None
+
+    def _adopted(self, number: int) -> Proposal | None:
+        """A trial that rests, claimed; None where another driver has it, or it rests no more."""
+        if not self._crew.claim(self.folder(number)):
+            return None
+        self._catch_up()
+        proposal = self._study.take(number) if self._last[number].state == RESTS else None
+        if proposal is None:
+            self._crew.release(self.folder(number))
+        return proposal
+
+    def retire(self) -> None:
+        """End what rests, where nobody trains any more what could wake it."""
+        with self._crew.together:
+            self._catch_up()
+            if self._quiet():
+                for number in self._at_rest():
+                    if (proposal := self._adopted(number)) is not None:
+                        self._proposals[number] = proposal
+                        self._tell(self._end(number, "pruned", self._last[number].cause))
+
+    def _quiet(self) -> bool:
+        """Whether all that is open rests, and will not be woken."""
+        resting = self._at_rest()
+        if self._waiting or self._proposals or (self._study.proposed() < self._budget.trials and not self.used_up()):
+            return False
+        if set(self._study.elsewhere()) != set(resting) or (self.halts and self.halts.wakes(resting) is not None):
+            return False
+        return all(self._free(number) for number in resting)
+
+    def _free(self, number: int) -> bool:
+        free = self._crew.claim(self.folder(number))
+        self._crew.release(self.folder(number))
+        return free
+
+    def more(self) -> bool:
+        """Also none where all that is open rests."""
+        if not super().more():
+            return False
+        if self.running:
+            return True
+        with self._crew.together:
+            return not self._quiet()
+
     def _claimed(self) -> Proposal | None:
-        proposal = self._waiting.pop(0) if self._waiting else self._abandoned()
+        proposal = self._waiting.pop(0) if self._waiting else self._abandoned() or self._woken()
         if proposal is None and self._study.proposed() < self._budget.trials:
             proposal = self._study.propose()
             if proposal is not None and not self._crew.claim(self.folder(proposal.number)):
@@ -164,6 +232,8 @@ class SharedLedger(_Shared, Ledger):
     def _abandoned(self) -> Proposal | None:
         """An open trial whose driver is dead, claimed. One that had ended in the rows is told instead."""
         for number in self._study.elsewhere():
+            if number in self._last and self._last[number].state == RESTS:
+                continue
             if not self._crew.claim(self.folder(number)):
                 continue
             proposal = self._study.take(number)  # told meanwhile, it is no longer open
@@ -171,9 +241,9 @@ class SharedLedger(_Shared, Ledger):
             if proposal is not None:
                 self._repeat(number, self.rows())
                 last = self._last.get(number)
-                if last is None or last.state not in ENDED:
+                if last is None or last.state not in (*ENDED, RESTS):
                     return proposal
-                self._tell(last)
+                self._lay(proposal, last) if last.state == RESTS else self._tell(last)
             self._crew.release(self.folder(number))
         return None
 

@@ -12,12 +12,12 @@ from gantune.driver.auto import sampler_of
 from gantune.driver.study import Known, Study
 from gantune.objectives import TIMED
 from gantune.results import Row
-from gantune.run import Run, trial_record
+from gantune.run import RESTS, Run, trial_record
 from gantune.sections import CONSTRAINT_METRICS
 from gantune.space import SearchSpace
 
 BEST = 3  # configurations of a run whose scores do not compare
-TAKEN = ("finished", "pruned", "collapsed")
+TAKEN = ("finished", "pruned", "collapsed", RESTS)
 ABSENT = object()
 
 
@@ -75,7 +75,8 @@ def take_over(earlier: Run, run: Run, space: SearchSpace, study: Study) -> str:
                 misfits[str(error)] += 1
             else:
                 origin = f"{earlier.folder.resolve()} #{number}"
-                known.append(_known(origin, record.state, parameters, reports, space.objective.constraints))
+                state = "pruned" if record.state == RESTS else record.state
+                known.append(_known(origin, state, parameters, reports, space.objective.constraints))
     left_out = ""
     if misfits:
         causes = ", ".join(f"{path} {count}" for path, count in misfits.most_common())

@@ -1,21 +1,38 @@
 """The books of a search: what the study is told, and what it proposes."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from gantune.driver.books import NOTHING, Best, Books
 from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
 from gantune.results import Row
-from gantune.run import ENDED, Run
+from gantune.run import ENDED, RESTS, Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress
 
 
+class Halts(Protocol):
+    """What stops trials. `rests`: whether those go on later."""
+
+    @property
+    def rests(self) -> bool:
+        """Whether what is stopped may go on later."""
+
+    def wakes(self, resting: Collection[int]) -> int | None:
+        """Which of the trials at rest is to go on now, if any."""
+
+
 class Ledger(Books):
-    """Books of one search, carried on from its rows and study where it existed before."""
+    """Books of one search, carried on from its rows and study where it existed before.
+
+    `halts` is what stops trials, to be set once it is built. What it stops may rest, its checkpoint kept, until it is
+    woken or the search is at its end.
+    """
+
+    halts: Halts | None = None
 
     def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
         every = run.results.rows()
@@ -31,6 +48,7 @@ class Ledger(Books):
         self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
         for row in rows:
             self._note_best(row)
+        self._resting: dict[int, Proposal] = {}
         self._waiting = self._reconcile(rows)
         self.heard: deque[Row] = deque()  # rows of other drivers that a scheduler has still to hear of
 
@@ -46,6 +64,8 @@ class Ledger(Books):
             last = self._last.get(proposal.number)
             if last is not None and last.state in ENDED and last.state != "failed":
                 self._tell(last)
+            elif last is not None and last.state == RESTS:
+                self._lay(proposal, last)
             else:
                 waiting.append(proposal)
             if last is not None and last.state == "failed":  # tried again, once a session: its cause may be mended
@@ -59,22 +79,53 @@ class Ledger(Books):
                 self._report(row)
 
     def next(self) -> Proposal | None:
-        """The next trial to train: one that was cut off before, or a new one; None where no more are asked for."""
+        """The next trial to train: one cut off before, one woken, or a new one; None where no more are asked for."""
         if self.out_of_budget() or self.stuck():
             return None
         proposal = None
         if self._waiting:
             proposal = self._waiting.pop(0)
+        elif (woken := self._woken()) is not None:
+            proposal = woken
         elif self._study.proposed() < self._budget.trials:
             proposal = self._study.propose()
         return None if proposal is None else self._issue(proposal)
+
+    def _lay(self, proposal: Proposal, row: Row) -> None:
+        """To rest; the samplers are to see what it came to so far."""
+        self._resting[proposal.number] = proposal
+        self._study.pause(row.trial, *self._come_to(row))
+
+    def _woken(self) -> Proposal | None:
+        number = None if self.halts is None or not self._resting else self.halts.wakes(self._resting)
+        if number is None:
+            return None
+        self._study.wake(number)
+        return self._resting.pop(number)
+
+    def retire(self) -> None:
+        """End what rests, where nothing is to come in any more that could wake it."""
+        out = self._waiting or self._proposals or self._study.proposed() < self._budget.trials
+        if (not out or self.used_up()) and (self.halts is None or self.halts.wakes(self._resting) is None):
+            self._end_resting()
+
+    def _end_resting(self) -> None:
+        for number, proposal in sorted(self._resting.items()):
+            self._proposals[number] = proposal
+            self._tell(self._end(number, "pruned", self._last[number].cause))
+        self._resting = {}
+
+    @property
+    def resting(self) -> int:
+        """How many trials rest."""
+        return len(self._resting)
 
     def identity(self, number: int) -> tuple[int, int]:
         """A trial of the search is the first of its configuration."""
         return number, 0
 
     def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "") -> Row | None:
-        """Note a report; `stopped`: whether it was, by the scheduler or `by` somebody. Returns the row of an end."""
+        """Note a report, and whether the scheduler or somebody stopped it. Returns the row of an end or of a rest."""
         if number not in self._proposals:
             return None
         self._failures = []
@@ -82,6 +133,7 @@ class Ledger(Books):
         ended: str = state if state != "running" else "pruned" if stopped else "running"
         if ended == "pruned":
             cause = f"stopped by {by or 'the scheduler'} at {progress.samples_seen:,} samples"
+            ended = RESTS if not by and self.halts is not None and self.halts.rests else ended
         last = self._last.get(number)
         if ended == "running" and last is not None and progress.samples_seen <= last.samples_seen:
             return None  # a trial that continues repeats its last report, one that starts over all of them
@@ -90,6 +142,9 @@ class Ledger(Books):
         self._report(row)
         if ended == "running":
             return None
+        if ended == RESTS:
+            self._lay(self._proposals.pop(number), row)
+            return row
         self._tell(row)
         return row
 
@@ -109,17 +164,20 @@ class Ledger(Books):
                 self._tell(last)
 
     def state_of(self, trial: int) -> str:
-        """`running`, `waiting` or how a trial ended; nothing where there is none."""
+        """`running`, `waiting`, `paused` or how a trial ended; nothing where there is none."""
         if trial in self._proposals:
             return "running"
+        if trial in self._resting:
+            return RESTS
         if any(proposal.number == trial for proposal in self._waiting):
             return "waiting"
         return self._last[trial].state if trial in self._last else ""
 
     def withdraw(self, number: int, cause: str) -> Row:
-        """End a trial that waits to be continued."""
-        (proposal,) = (each for each in self._waiting if each.number == number)
-        self._waiting.remove(proposal)
+        """End a trial that waits to be continued, or rests."""
+        waiting = [self._resting.pop(number)] if number in self._resting else self._waiting
+        (proposal,) = (each for each in waiting if each.number == number)
+        waiting.remove(proposal)
         self._proposals[number] = proposal
         row = self._end(number, "pruned", cause)
         self._tell(row)
@@ -127,6 +185,7 @@ class Ledger(Books):
 
     def close(self, cause: str) -> None:
         """End all open trials: no more is to be spent on this run."""
+        self._end_resting()
         for proposal in self._waiting:
             last = self._last.get(proposal.number)
             if last is not None and last.state == "failed":
@@ -170,16 +229,21 @@ class Ledger(Books):
     def _tell(self, row: Row) -> None:
         attributes = {"cause": row.cause, "samples_seen": row.samples_seen, "verdict": row.verdict}
         attributes |= self._history(row)
+        score, violations, metrics = self._come_to(row)
+        self._measured.pop(row.trial, None)
+        self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations, metrics=metrics)
+        if row.trial in self._proposals:
+            self._close(row.trial, row.state)
+
+    def _come_to(self, row: Row) -> tuple[float | None, dict[str, float], Mapping[str, float]]:
+        """A trial's lowest score, how far it misses each constraint, and what else was measured at that score."""
         score = row.best_score if row.best_score is not None else self._lowest.get(row.trial)
         violations = {
             str(item): -1.0 if row.best_score is not None else item.violation(row.metrics[item.metric])
             for item in self._constraints
             if item.metric in row.metrics
         }
-        metrics = self._measured.pop(row.trial, {}).get(score, row.metrics)
-        self._study.tell(row.trial, row.state, score, attributes=attributes, violations=violations, metrics=metrics)
-        if row.trial in self._proposals:
-            self._close(row.trial, row.state)
+        return score, violations, self._measured.get(row.trial, {}).get(score, row.metrics)
 
     def _history(self, row: Row) -> dict[str, Any]:
         """What else the study is told of a trial that has ended."""
@@ -208,7 +272,7 @@ class Ledger(Books):
 
     def complete(self) -> bool:
         """Whether every asked trial has ended."""
-        return sum(self.ended.values()) >= self.asked and not self._proposals and not self._waiting
+        return sum(self.ended.values()) >= self.asked and not self._proposals and not self._waiting and not self.resting
 
     def out_of_budget(self) -> str:
         """Why nothing more is to be spent, or nothing."""

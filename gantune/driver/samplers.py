@@ -16,6 +16,7 @@ from gantune.driver.auto import sampler_of, shared
 from gantune.space import SearchSpace
 
 FEWEST_SOURCES = 10
+PAUSED = "paused"  # the attribute of a trial that rests: its values and violations so far
 EXPLORED = 0.5  # of the proposals beside TPE's
 GENETIC: dict[str, Any] = {"nsgaii": samplers.NSGAIISampler, "nsgaiii": samplers.NSGAIIISampler}
 
@@ -107,19 +108,19 @@ class _Mixed(samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What is drawn together; nothing at random."""
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(trial).infer_relative_search_space(_seen(study), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Values for it."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(trial).sample_relative(_seen(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A value for anything else."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(trial).sample_independent(_seen(study), trial, param_name, param_distribution)
 
 
 class _Grid(samplers.BruteForceSampler):
@@ -162,14 +163,15 @@ class _Shared(samplers.BaseSampler):
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def _seen(self, study: optuna.Study) -> optuna.Study:
-        return cast(optuna.Study, _Seen(study, self._blind))
+        return _seen(study, blind=self._blind)
 
 
 class _Seen:
-    """A study as those samplers should see it that learn from completed trials alone, of which early stops leave few.
+    """A study as samplers should see it that learn from completed trials first, of which early stops leave few.
 
-    A stopped trial counts at its lowest score; a constraint of which nothing is known is neither met nor missed, and
-    to the blind, who know of no constraints, an infeasible trial scores as the worst one does.
+    TPE takes any completed trial, however bad, for better than any stopped one. Here what was stopped, or rests, counts
+    at its lowest score; a constraint of which nothing is known is neither met nor missed, and to the blind, who know of
+    no constraints, an infeasible trial scores as the worst one does.
     """
 
     def __init__(self, study: optuna.Study, blind: bool) -> None:
@@ -184,6 +186,10 @@ class _Seen:
     ) -> list[FrozenTrial]:
         trials = [copy.copy(trial) for trial in self._study._get_trials(deepcopy=False, use_cache=use_cache)]
         for trial in trials:
+            if trial.state == TrialState.RUNNING and (paused := trial.user_attrs.get(PAUSED)) is not None:
+                trial.values, trial.state = paused["values"], TrialState.COMPLETE
+                missed = {**paused["violations"], "collapsed": -1.0}
+                trial.system_attrs = trial.system_attrs | {f"constraints:{key}": value for key, value in missed.items()}
             if trial.state == TrialState.PRUNED and trial.values:
                 trial.state = TrialState.COMPLETE
         told = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -196,3 +202,7 @@ class _Seen:
             if self._blind and any(value > 0 for value in known.values()):
                 trial.values = [worst]
         return [trial for trial in trials if states is None or trial.state in states]
+
+
+def _seen(study: optuna.Study, *, blind: bool = False) -> optuna.Study:
+    return cast(optuna.Study, _Seen(study, blind))

@@ -1,17 +1,18 @@
-"""Early stopping by Ray's schedulers, fed with samples seen, and filled again from the rows of a continued run."""
+"""What stops trials early, filled again from the rows of a continued run."""
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from gantune.config import Asha, Hyperband, Median, NoScheduler, Pb2, Pbt
+from gantune.config import Median, NoScheduler, Pb2, Pbt
 from gantune.driver.certificate import Certificate
 from gantune.driver.fronts import FrontHalving
+from gantune.driver.halving import Halving, Rule
 from gantune.driver.population import Population
 from gantune.results import Row
 from gantune.space import SearchSpace
@@ -26,71 +27,6 @@ class _Numbered:
     """What a rule needs to know of a trial: an id that stays the same when the trial is issued again."""
 
     trial_id: str
-
-
-class Rule(Protocol):
-    """Decides from reports alone, which it may be given again."""
-
-    def rungs(self, number: int) -> Sequence[int]:
-        """The samples seen from which a trial's decisions are counted together."""
-
-    def measured(self, number: int, score: float, metrics: Mapping[str, float]) -> None:
-        """All that a report measured, before it is noted or decided on; of no matter to who goes by the score."""
-        return
-
-    def note(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
-        """A report that others are compared with; nothing is decided."""
-
-    def stops(self, number: int, samples_seen: int, score: float, lowest: float) -> bool:
-        """Note a report, and say whether it ends its trial; a trial that is to end is not reported again."""
-
-    def end(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
-        """The report with which a trial has used up its budget."""
-
-
-class Halving(Rule):
-    """ASHA, or several of it: a trial belongs to one bracket, and is judged by its lowest score so far."""
-
-    def __init__(self, config: Asha | Hyperband, samples: int) -> None:
-        self._config = config
-        self._samples = samples
-        self._added: set[int] = set()
-        self._rungs = config.split(samples) if isinstance(config, Hyperband) else [config.rungs(samples)]
-        self._brackets = [
-            AsyncHyperBandScheduler(
-                time_attr="samples_seen",
-                metric="lowest",
-                mode="min",
-                max_t=samples,
-                grace_period=rungs[0] if rungs else samples,
-                reduction_factor=config.reduction,
-                stop_last_trials=False,
-            )
-            for rungs in self._rungs
-        ]
-
-    def _bracket(self, number: int) -> int:
-        return self._config.bracket(number, self._samples) if isinstance(self._config, Hyperband) else 0
-
-    def rungs(self, number: int) -> Sequence[int]:
-        """Those of the trial's bracket."""
-        return self._rungs[self._bracket(number)]
-
-    def note(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
-        """A report that counts at its rung."""
-        self.stops(number, samples_seen, score, lowest)
-
-    def stops(self, number: int, samples_seen: int, score: float, lowest: float) -> bool:
-        """Whether it lies below its rung's upper part."""
-        rule, trial = self._brackets[self._bracket(number)], _Numbered(str(number))
-        if number not in self._added:
-            self._added.add(number)
-            rule.on_trial_add(None, trial)
-        decision: str = rule.on_trial_result(None, trial, {"samples_seen": samples_seen, "lowest": lowest})
-        return decision == STOP
-
-    def end(self, number: int, samples_seen: int, score: float, lowest: float) -> None:
-        """Nothing: no rung lies there."""
 
 
 class Medians(Rule):
@@ -161,13 +97,23 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
         for row in rows:
             if row.state in ("finished", "collapsed"):  # Tune asks about no others
                 self.end(row.trial, row.samples_seen, row.score, collapsed=row.state == "collapsed")
-            elif row.score is not None and row.state in ("running", "pruned"):
-                self.decide(row.trial, row.samples_seen, row.score, row.metrics, stopped=row.state == "pruned")
+            elif row.score is not None and row.state in ("running", "paused", "pruned"):
+                self.decide(row.trial, row.samples_seen, row.score, row.metrics, stopped=row.state != "running")
 
     def hear(self) -> None:
         """Take in what other drivers reported since."""
         while self._heard:
             self._replay([self._heard.popleft()])
+
+    @property
+    def rests(self) -> bool:
+        """Whether what is stopped may go on later."""
+        return self._rule.rests
+
+    def wakes(self, resting: Collection[int]) -> int | None:
+        """Which of the trials at rest is to go on now, if any; first of all one that somebody asked for."""
+        self.hear()
+        return next((number for number in sorted(resting) if number in self._kept), self._rule.wakes(resting))
 
     def keep(self, promoted: Mapping[int, int]) -> None:
         """Stop none of these trials after so many samples seen."""
@@ -214,7 +160,9 @@ class Remembering(FIFOScheduler):  # type: ignore[misc]
             return
         self._ended.add(number)
         lowest = min((value for value in (score, self._lowest.get(number)) if value is not None), default=math.inf)
-        if score is not None and not collapsed and not self.certificate.is_doomed(number):
+        if collapsed:
+            self._rule.collapsed(number)
+        elif score is not None and not self.certificate.is_doomed(number):
             self._rule.end(number, samples_seen, score, lowest)
         self.certificate.ended(number, math.inf if collapsed else lowest)
 

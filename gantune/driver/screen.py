@@ -36,7 +36,7 @@ class Screen:
             self._shown = True
 
     def ended(self, row: Row, books: Books) -> None:
-        """A trial has ended."""
+        """A trial has ended, or rests."""
         name = f"#{row.trial}.{row.repeat}" if row.repeat else f"#{row.trial}"
         what = f"{name} {row.state} at {row.samples_seen:,} samples: {_outcome(row)}"
         self.say(what if self._live else f"{overview(books)}  | {what}")
@@ -65,9 +65,10 @@ class Screen:
 
 def overview(books: Books) -> str:
     """Progress, counts, best so far and time left, in one line."""
-    done = sum(books.ended.values())
+    done = sum(books.ended.values()) + books.resting
     filled = round(BAR * min(1.0, done / books.asked))
     parts = [f"[{'#' * filled}{'-' * (BAR - filled)}] {done}/{books.asked}", f"{books.running} running"]
+    parts += [f"{books.resting} paused"] if books.resting else []
     parts += [books.stage] if books.stage else []
     parts += [f"{books.ended[state]} {state}" for state in ("pruned", "collapsed", "failed") if books.ended[state]]
     if books.best is not None:

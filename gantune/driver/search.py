@@ -115,8 +115,12 @@ def search(
         if ledger.out_of_budget():
             ledger.close(ledger.out_of_budget())
             screen.say(f"search ended: {ledger.out_of_budget()}")
-        elif not ledger.complete():
-            raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
+        else:
+            if paused := ledger.resting:
+                ledger.retire()
+                screen.say(f"{paused - ledger.resting} paused trials end where they are, for better ones went on")
+            if not ledger.complete():
+                raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
         ledger.settle()
         _let_go(ledger.keeping, screen)
         if ledger.used_up() and not ledger.out_of_budget():
@@ -169,7 +173,9 @@ def _begin(run: Run, space: SearchSpace, crew: Crew | None, database: Database |
 def _schedule(space: SearchSpace, ledger: Ledger, requests: Requests) -> TrialScheduler:
     if isinstance(ledger, Population):
         return Generations(ledger)
-    return build_scheduler(space, ledger.rows(), requests.promoted(), ledger.heard)
+    scheduler = build_scheduler(space, ledger.rows(), requests.promoted(), ledger.heard)
+    ledger.halts = scheduler if isinstance(scheduler, Remembering) else None
+    return scheduler
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ The study lives in a journal file in the run directory, or in a database where s
 optuna-dashboard opens either. A collapsed trial is told as a
 complete one with the worst finite value so far, and as infeasible: TPE ranks every complete trial before every pruned
 one, so the value alone would place a dead run above one that was stopped while it learned. A stopped trial is told as
-pruned, with the step at which it stopped. A draw that is not trained is told as failed: no sampler learns from those.
+pruned, with the step at which it stopped; one that rests stays open, and its sampler sees what it came to. A draw that
+is not trained is told as failed: no sampler learns from those.
 
 With several objectives Optuna takes no reports, and no values of a pruned trial: TPE would place all of those behind
 every complete trial in whatever order, the genetic samplers and the Gaussian process would not see them. So a stopped
@@ -28,7 +29,7 @@ from optuna.trial import TrialState
 from gantune.config import Scalar, TrialConfig, derive_seed
 from gantune.driver.auto import size
 from gantune.driver.database import Database
-from gantune.driver.samplers import GENETIC, build_sampler, distribution_of
+from gantune.driver.samplers import GENETIC, PAUSED, build_sampler, distribution_of
 from gantune.driver.storage import open_study
 from gantune.errors import RunError
 from gantune.objectives import BETTER
@@ -166,6 +167,10 @@ class Study:
             trial.set_user_attr("driver", self._driver)
         return proposal
 
+    def leave(self, number: int) -> None:
+        """Give an open trial away, to whichever driver takes it."""
+        del self._open[number]
+
     def open_proposals(self) -> list[Proposal]:
         """What was proposed before and not told yet, in order; the same values as the first time."""
         drawn = [self._draw_valid(number, trial) for number, trial in sorted(self._open.items())]
@@ -256,6 +261,17 @@ class Study:
             warnings.simplefilter("ignore", UserWarning)
             trial.report(score, step=samples_seen)
         self._show([score])
+
+    def pause(
+        self, number: int, score: float | None, violations: Mapping[str, float], metrics: Mapping[str, float]
+    ) -> None:
+        """An open trial rests; samplers see it as one that ended with this score, until it is woken or told."""
+        values = None if score is None else self._values(score, metrics)
+        self._open[number].set_user_attr(PAUSED, values and {"values": values, "violations": dict(violations)})
+
+    def wake(self, number: int) -> None:
+        """A trial that rested goes on."""
+        self._open[number].set_user_attr(PAUSED, None)
 
     def tell(
         self,
