@@ -17,7 +17,7 @@ import math
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,8 @@ from learning_curves import FAMILIES, SEEDS, TOP, Curve, Outcome, Outcomes, load
 
 from gantune.collapse import CollapseMonitor
 from gantune.config import Asha, CollapseConfig
-from gantune.driver import schedulers
+from gantune.driver.halving import Halving
+from gantune.driver.schedulers import Remembering
 
 AIMS = (  # policy, figure, and what it is to be at least, or at most for what is lost
     ("ours", "precision", 0.9),
@@ -113,6 +114,10 @@ class Scheduler:
         """Whether run `number`, whose curve this is, is stopped at its report `index`."""
         return False
 
+    def wakes(self, stopped: Collection[int]) -> int | None:
+        """Which of the runs that it stopped is to go on after all."""
+        return None
+
 
 class Median(Scheduler):
     """Stops a run whose best is above the median of the others' running means. Golovin et al. 2017, section 3.2.1."""
@@ -133,20 +138,24 @@ class Median(Scheduler):
         return min(scores) > statistics.median(others)
 
 
-class Halving(Scheduler):
+class Asynchronous(Scheduler):
     """gantune's own ASHA."""
 
     def __init__(self, config: Asha) -> None:
         self._config = config
-        self._asha: schedulers.Remembering | None = None
+        self._asha: Remembering | None = None
 
     def stops(self, number: int, curve: Curve, index: int) -> bool:
         """At a rung that the run does not pass."""
         report = curve.reports[index]
         if self._asha is None:
-            rule = schedulers.Halving(self._config, round(report.samples_seen / report.share))
-            self._asha = schedulers.Remembering(rule, self._config.spared, [])
+            rule = Halving(self._config, round(report.samples_seen / report.share))
+            self._asha = Remembering(rule, self._config.spared, [])
         return self._asha.decide(number, report.samples_seen, report.score) == "STOP"
+
+    def wakes(self, stopped: Collection[int]) -> int | None:
+        """One that has come to be of its rung's best."""
+        return None if self._asha is None else self._asha.wakes(stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +186,20 @@ def play(policy: Policy, curves: Sequence[Curve], kills: Sequence[Kill | None]) 
     found: dict[int, Stopped] = {}
     waiting = list(range(len(curves)))
     running: dict[int, tuple[float, int]] = {}  # when it began, and the report that comes next
+    resting: dict[int, int] = {}  # the last report of a run that the scheduler stopped
     now = 0.0
-    while waiting or running:
-        while waiting and len(running) < WORKERS:
-            running[waiting.pop(0)] = (now, 0)
+    while True:
+        while len(running) < WORKERS:
+            woken = scheduler.wakes(resting)
+            if woken is not None:
+                index = resting.pop(woken)
+                running[woken] = (now - curves[woken].reports[index].share, index + 1)
+            elif waiting:
+                running[waiting.pop(0)] = (now, 0)
+            else:
+                break
+        if not running:
+            break
         number = min(running, key=lambda run: (running[run][0] + curves[run].reports[running[run][1]].share, run))
         began, index = running[number]
         report, last = curves[number].reports[index], index == len(curves[number].reports) - 1
@@ -192,6 +211,7 @@ def play(policy: Policy, curves: Sequence[Curve], kills: Sequence[Kill | None]) 
             found[number] = Stopped(index + 1, 1.0, False)
         elif report.finite and scheduler.stops(number, curves[number], index):
             found[number] = Stopped(index + 1, report.share, True)
+            resting[number] = index
         else:
             running[number] = (began, index + 1)
             continue
@@ -271,10 +291,10 @@ def policies() -> list[Policy]:
         Policy("loss variance (AutoGAN)", loss_variance),
         Policy("D accuracy > 0.95 twice", d_accuracy),
         Policy("median rule", nan_only, Median),
-        Policy("ASHA", nan_only, lambda: Halving(Asha(spared=0.0))),
+        Policy("ASHA", nan_only, lambda: Asynchronous(Asha(spared=0.0))),
         Policy("ours", ours),
-        Policy("ours + ASHA", ours, lambda: Halving(Asha(spared=0.0))),
-        Policy("ours + ASHA, a tenth spared", ours, lambda: Halving(Asha())),
+        Policy("ours + ASHA", ours, lambda: Asynchronous(Asha(spared=0.0))),
+        Policy("ours + ASHA, some spared", ours, lambda: Asynchronous(Asha())),
     ]
 
 
@@ -341,7 +361,7 @@ def fit() -> None:
     print("|---" * 4 + "|")
     for first_rung, reduction in itertools.product((0.08, 0.15, 0.25, 0.33), (2.0, 3.0, 4.0)):
         config = Asha(first_rung=first_rung, reduction=reduction, spared=0.0)
-        policy = Policy("ours + ASHA", monitor(CollapseConfig()), functools.partial(Halving, config))
+        policy = Policy("ours + ASHA", monitor(CollapseConfig()), functools.partial(Asynchronous, config))
         runs = [bootstrapped(policy, curves, outcomes, FIT_BOOTSTRAPS) for curves in families.values()]
         saved = statistics.fmean(figures(each)["saved"] for each in zip(*runs, strict=True))
         regrets = "; ".join(_interval([figures([each])["regret"] for each in run]) for run in runs)
