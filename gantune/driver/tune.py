@@ -3,17 +3,20 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -29,6 +32,10 @@ from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress
+
+MOST_PENDING = 1_000_000
+SECONDS_BETWEEN = 5.0  # looks at the machines that there are
+SECONDS_TO_START = 60.0  # a worker
 
 
 class RayGoneError(RunError):
@@ -49,19 +56,29 @@ class _Unsaved:
 class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
     """Passes the proposals of the books on to Tune."""
 
-    def __init__(self, books: Books, run: Run, share: Share, limit: "_Limit") -> None:
+    def __init__(
+        self, books: Books, run: Run, share: Share, limit: "_Limit", room: Callable[[], float] = lambda: math.inf
+    ) -> None:
         super().__init__()
         self._books = books
         self._limit = limit
         self._run = run
+        self._room = room
         self._share = {"threads": share.threads, "device": "cuda" if share.gpus else "cpu"}
+        self._out: dict[str, float] = {}  # since when, by Tune's own ids
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial; nothing for now while there may be another later, for which Tune asks once a second."""
+        """The next trial; nothing for now while there may be another later, for which Tune asks once a second.
+
+        There is one more than there is `room` for, so that a worker that is done need not wait for the sampler.
+        """
+        if len(self._out) > self._room():
+            return None
         proposal = self._books.next()
         if proposal is None:
             finished: str = Searcher.FINISHED
             return None if self._books.more() and not self._limit.asked else finished
+        self._out[trial_id] = time.monotonic()
         return {
             "number": proposal.number,
             "folder": str(self._books.folder(proposal.number).resolve()),
@@ -72,13 +89,48 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: endings are noted by the callback, which hears of every result."""
+        """Make room; the books hear of endings from the callback, which hears of every result."""
+        self._out.pop(trial_id, None)
+
+    def choose(self, waiting: Sequence[Trial]) -> Trial | None:
+        """Which trial a worker that is free takes: the newest, for workers are being started for the others.
+
+        Were one of those to take it, Tune would end the worker that is starting for it, and where trials are shorter
+        than such a start, no second worker would ever do anything. For who has waited for long none seems to come.
+        """
+        known = sorted((trial for trial in waiting if trial.trial_id in self._out), key=self._since)
+        if known and time.monotonic() - self._since(known[0]) > SECONDS_TO_START:
+            return known[0]
+        return known[-1] if known else None
+
+    def _since(self, trial: Trial) -> float:
+        return self._out[trial.trial_id]
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth."""
+
+
+class _Room:
+    """How many trials fit on the machines that there are; asked for seldom, as machines come and go seldom."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._trials = 0
+        self._looked = -SECONDS_BETWEEN
+
+    def trials(self) -> int:
+        """All of them, running or not."""
+        if time.monotonic() - self._looked >= SECONDS_BETWEEN:
+            self._looked = time.monotonic()
+            self._trials = sum(self._on(node["Resources"]) for node in ray.nodes() if node["Alive"])
+        return self._trials
+
+    def _on(self, resources: Mapping[str, float]) -> int:
+        wanted = {"CPU": self._share.cpus, "GPU": self._share.gpus}
+        return min(int(resources.get(name, 0) / count + 1e-6) for name, count in wanted.items() if count)
 
 
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
@@ -201,13 +253,13 @@ def _fit(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
     shell = tune.with_resources(GanTrainable, functools.partial(_share, share.cpus, share.gpus))
-    scratch = books.scratch
+    scratch, asking = books.scratch, _Asking(books, run, share, limit, _Room(share).trials)
     tuner = tune.Tuner(
         shell,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Asking(books, run, share, limit),
-            scheduler=scheduler,
+            search_alg=asking,
+            scheduler=_queued(scheduler, asking),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -222,7 +274,8 @@ def _fit(
     )
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        tuner.fit()
+        with _pending_as_asked():
+            tuner.fit()
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError, tune.TuneError) as error:
         if gone():
             raise _Gone from error
@@ -231,6 +284,31 @@ def _fit(
         raise RunError(f"{run.folder}: Ray failed: {error}; nothing is lost, the same command continues") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _queued(scheduler: TrialScheduler, asking: _Asking) -> TrialScheduler:
+    """The scheduler, which gives a free worker to whom `asking` says; what else it chooses from it goes on choosing."""
+    own = scheduler.choose_trial_to_run
+
+    def choose(controller: Any) -> Trial | None:
+        waiting = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
+        return asking.choose(waiting) or own(controller)
+
+    scheduler.choose_trial_to_run = choose
+    return scheduler
+
+
+@contextlib.contextmanager
+def _pending_as_asked() -> Iterator[None]:
+    """Let as many trials wait for a worker as the searcher gives: of its own Tune would start one worker at a time."""
+    name = "TUNE_MAX_PENDING_TRIALS_PG"
+    before = os.environ.get(name)
+    os.environ[name] = before or str(MOST_PENDING)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def _share(cpus: float, gpus: float, config: dict[str, Any]) -> tune.PlacementGroupFactory:
