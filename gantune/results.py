@@ -81,6 +81,7 @@ class Results:
         self._folder = folder
         self._prefix = f"part-{writer}" if writer else "part"
         self._told: set[Path] = set()
+        self._parts_here: list[Path] | None = None  # this writer's, in order; None until they are looked for
         self._held: dict[Path, int] = {}  # rows of parts
 
     def written_by(self, writer: str) -> "Results":
@@ -97,7 +98,8 @@ class Results:
 
     def merge(self) -> None:
         """Make one part of all of this writer's; a reader sees every row at every moment."""
-        parts = self._own()
+        self._parts_here = None
+        parts = list(self._own())
         if len(parts) > 1:
             self._merge(parts)
 
@@ -105,6 +107,7 @@ class Results:
         self._write(_read(parts))
         for part in parts:
             part.unlink()
+            self._own().remove(part)
             self._held.pop(part, None)
 
     def _count(self, part: Path) -> int:
@@ -146,21 +149,36 @@ class Results:
             return sorted(rows, key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
 
     def _own(self) -> list[Path]:
-        return [part for part in self._parts() if part.stem.rpartition("-")[0] == self._prefix]
+        """This writer's parts; a directory that grows with them is not listed for every row."""
+        if self._parts_here is None:
+            self._parts_here = [part for part in self._parts() if part.stem.rpartition("-")[0] == self._prefix]
+        return self._parts_here
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
 
+    def _next(self) -> Path:
+        """The part to be written; where another program has written it meanwhile, what there is is looked for anew."""
+        while True:
+            taken = max((int(part.stem.rpartition("-")[2]) for part in self._own()), default=-1)
+            path = self._folder / f"{self._prefix}-{taken + 1:06d}.parquet"
+            if not path.exists():
+                return path
+            self._parts_here = None
+
     def _write(self, rows: list[Row]) -> None:
-        taken = [int(part.stem.rpartition("-")[2]) for part in self._own()]
-        path = self._folder / f"{self._prefix}-{max(taken, default=-1) + 1:06d}.parquet"
+        path = self._next()
         partial = path.with_name(f".{path.stem}.partial")  # readers of Parquet folders pass over names with a dot
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(_table(rows), partial, write_page_checksum=True)
+            several = len(rows) > 1  # what one row would gain nothing from
+            pq.write_table(
+                _table(rows), partial, write_page_checksum=True, use_dictionary=several, write_statistics=several
+            )
             with open(partial, "rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, path)
+            self._own().append(path)
             self._held[path] = len(rows)
         except OSError as error:
             with contextlib.suppress(OSError):

@@ -115,6 +115,21 @@ def test_a_second_writer_goes_on_where_the_first_stopped(tmp_path):
     assert len(Results(tmp_path).rows()) == 2
 
 
+def test_two_writers_that_take_turns_write_over_nothing(tmp_path):
+    one, other = Results(tmp_path), Results(tmp_path)
+    for index in range(3):
+        one.append(row(samples_seen=2 * index, run_seconds=2.0 * index))
+        other.append(row(samples_seen=2 * index + 1, run_seconds=2.0 * index + 1))
+    assert [item.samples_seen for item in Results(tmp_path).rows()] == [*range(6)]
+
+
+def test_writing_a_row_does_not_list_the_directory(tmp_path, monkeypatch):
+    results = Results(tmp_path)
+    results.append(row(samples_seen=1))
+    monkeypatch.setattr(Results, "_parts", lambda self: pytest.fail("it was listed"))
+    results.append(row(samples_seen=2))
+
+
 # Merging
 
 
