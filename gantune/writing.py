@@ -1,8 +1,10 @@
 """The language written back: values as plain documents, and documents as YAML text, that read back to equal values."""
 
+import functools
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,14 +15,68 @@ from gantune.config import COMPONENTS, SCHEDULERS, VALUES, Component, Scalar, Tr
 from gantune.domains import Branch, Choice, Constant, Domain
 from gantune.rules import Forbidden
 
+SHORT = 150  # characters, up to which no text is folded
+
 
 def dump(document: Mapping[str, Any]) -> str:
     """Plain values as YAML text."""
+    plain = json.loads(json.dumps(document))
+    return "".join(_lines(plain, "")) if plain and _simple(plain) else _by_ruamel(plain)
+
+
+def _by_ruamel(document: Any) -> str:
     stream = io.StringIO()
     yaml = YAML()
     yaml.width = 200
-    yaml.dump(json.loads(json.dumps(document)), stream)
+    yaml.dump(document, stream)
     return stream.getvalue()
+
+
+def _simple(value: Any) -> bool:
+    """Whether it is blocks, lists of scalars, and scalars of one line, as a trial's configuration is.
+
+    A search writes one for every trial, and a YAML library's general machinery takes 13 ms for it.
+    """
+    if isinstance(value, dict):
+        return all(_simple(key) and _simple(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(isinstance(item, str | int | float) and _simple(item) for item in value)
+    if isinstance(value, str):
+        return len(value) <= SHORT and value.isprintable()
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _lines(block: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """The lines that the library would write."""
+    for key, value in block.items():
+        head = f"{indent}{_key(key)}:"
+        if isinstance(value, dict) and value:
+            yield f"{head}\n"
+            yield from _lines(value, f"{indent}  ")
+        elif isinstance(value, list) and value:
+            yield f"{head}\n"
+            yield from (f"{indent}- {_scalar(item)}\n" for item in value)
+        else:
+            yield f"{head}\n" if value is None else f"{head} {_scalar(value)}\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _quoted(value)
+    return repr(value)
+
+
+@functools.lru_cache(maxsize=1000)
+def _quoted(text: str) -> str:
+    """Text in quotes where it would else be read as something else."""
+    return _by_ruamel({"": text})[len("'': ") : -1]
+
+
+@functools.lru_cache(maxsize=1000)
+def _key(text: str) -> str:
+    return _by_ruamel({text: 0})[: -len(": 0\n")]
 
 
 def trial_document(config: TrialConfig) -> dict[str, Any]:

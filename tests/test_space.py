@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import math
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from gantune.compatibility import check_trial, conflict
 from gantune.config import NONE, Asha, Component, Constraint, NoScheduler
@@ -1250,3 +1252,70 @@ def test_hostile_file_is_a_located_refusal(load, text):
 def test_a_branch_within_a_branch_is_refused_where_it_stands(refused, inner):
     text = SPACE + f"  penalty: {{choose: {{none: {{}}, r1: {{weight: {inner}}}}}}}\n"
     assert "`weight` is not a component" in refused(text)
+
+
+AWKWARD = [
+    "null",
+    "~",
+    "true",
+    "yes",
+    "1e-4",
+    "0x1",
+    ".5",
+    "1_0",
+    "",
+    " ",
+    "a: b",
+    "- a",
+    "# a",
+    "?",
+    "&a",
+    "*b",
+    "{",
+    "[",
+]
+AWKWARD += [
+    "@",
+    "%",
+    "it's",
+    'say "x"',
+    "\\",
+    "a\nb",
+    "\t",
+    "\x07",
+    "\u2028",
+    "ü",
+    "\U0001f600",
+    "x y " * 60,
+    "2026-01-01",
+]
+
+
+def by_library(document):
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.width = 200
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_text_is_written_as_the_yaml_library_writes_it(text):
+    document = {"outer": {"key": text, "list": ["a", text, 1e-05], text: {"inner": 1}, "more": text}}
+    assert dump(document) == by_library(document)
+
+
+def test_document_is_written_as_the_yaml_library_writes_it(dcgan):
+    values = {
+        "n": None,
+        "t": True,
+        "i": 10**400,
+        "f": 1e22,
+        "m": -0.0,
+        "inf": math.inf,
+        "e": {},
+        "l": [],
+        "ll": [[1], {}],
+    }
+    for document in ({}, values, {"e": {}, "n": None}, {"f": [1.5, True, None]}, dcgan.document()):
+        assert dump(document) == by_library(json.loads(json.dumps(document)))

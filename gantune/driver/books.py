@@ -210,7 +210,7 @@ class Books:
         return max(0.0, min(guesses))
 
     def _issue(self, proposal: Proposal) -> Proposal:
-        """Write a trial's configuration where its worker finds it."""
+        """Write a trial's configuration beside its results to come."""
         folder = self.folder(proposal.number)
         try:
             folder.mkdir(parents=True, exist_ok=True)

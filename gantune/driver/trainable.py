@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import pickle
 import threading
 import time
 from collections.abc import Generator
@@ -12,12 +13,11 @@ from typing import Any, Literal
 import torch
 from ray import tune
 
-from gantune.config import DataConfig
+from gantune.config import DataConfig, TrialConfig
 from gantune.data.data_set import DataSet, open_data
 from gantune.errors import DataError, GantuneError, ShortOfMemoryError, StorageError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference
-from gantune.space import load_trial
 from gantune.trainer import choose_device
 from gantune.trial import Progress, set_aside_damaged, train_trial
 
@@ -79,9 +79,11 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         self._number: int = config["number"]
         self._trial = self._train(**{key: value for key, value in config.items() if key not in ("number", "alone")})
 
-    def _train(self, folder: str, reference: str, threads: int, device: str, micro_batches: int) -> Generator[Progress]:
+    def _train(
+        self, pickled: bytes, folder: str, reference: str, threads: int, device: str, micro_batches: int
+    ) -> Generator[Progress]:
         torch.set_num_threads(threads)
-        config = load_trial(Path(folder) / "config.yaml")
+        config: TrialConfig = pickle.loads(pickled)
         try:
             images, yardstick = _images(config.data), _reference(Path(reference))
             check_reference(images, config.objective, yardstick)

@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -81,6 +82,7 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         self._out[trial_id] = time.monotonic()
         return {
             "number": proposal.number,
+            "pickled": pickle.dumps(proposal.config),  # the trial's config.yaml, which takes longer to read
             "folder": str(self._books.folder(proposal.number).resolve()),
             "reference": str(self._run.reference_path.resolve()),
             "micro_batches": (chunks := read_attempts(self._books.folder(proposal.number)).micro_batches),
