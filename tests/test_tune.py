@@ -18,7 +18,9 @@ from gantune.packing import Share
 def asking(tmp_path):
     books = Books(tmp_path)
     books.run.folder.mkdir(parents=True)
-    return _Asking(books.open("budget.trials=9"), books.run, Share(cpus=1, gpus=0), SimpleNamespace(), lambda: 2)
+    return _Asking(
+        books.open("budget.trials=9"), books.run, Share(cpus=1, gpus=0), SimpleNamespace(asked=False), lambda: 2
+    )
 
 
 class Clock:
@@ -27,13 +29,29 @@ class Clock:
         monkeypatch.setattr(tune.time, "monotonic", lambda: self.now)
 
 
-def test_there_is_one_trial_more_than_there_is_room_for_and_none_beyond(asking):
-    assert [asking.suggest(name)["number"] for name in "abc"] == [0, 1, 2]
-    assert asking.suggest("d") is None
+def test_there_are_never_more_trials_than_there_is_room_for(asking):
+    assert [asking.suggest(name)["number"] for name in "ab"] == [0, 1]
+    assert asking.suggest("c") is None
     asking.on_trial_complete("b")
-    assert asking.suggest("d")["number"] == 3
+    assert asking.suggest("c")["number"] == 2
+    assert asking.suggest("d") is None
     asking.on_trial_complete("a", error=True)
-    assert asking.suggest("e")["number"] == 4
+    assert asking.suggest("d")["number"] == 3
+
+
+def test_one_trial_is_drawn_ahead_while_all_workers_train(asking):
+    books = asking._books
+    asking.draw_ahead()
+    assert asking.suggest("a")["number"] == 0
+    asking.draw_ahead()
+    assert books.running == 1
+    assert asking.suggest("b")["number"] == 1
+    for _ in range(3):
+        asking.draw_ahead()
+        assert books.running == 3
+    asking.on_trial_complete("a")
+    assert asking.suggest("c")["number"] == 2
+    assert books.running == 3
 
 
 def test_all_workers_are_started_at_once(asking):
@@ -46,6 +64,7 @@ def test_all_workers_are_started_at_once(asking):
 
 def test_free_worker_takes_no_trial_for_which_another_is_being_started(asking, monkeypatch):
     clock = Clock(monkeypatch)
+    asking._room = lambda: 3
     scheduler = _queued(FIFOScheduler(), asking)
     trials = [SimpleNamespace(trial_id=name, status="PENDING") for name in "abc"]
     controller = SimpleNamespace(get_live_trials=lambda: trials, get_trials=lambda: trials)
@@ -91,4 +110,6 @@ def test_room_is_what_fits_on_each_machine_that_is_up(share, trials, monkeypatch
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     monkeypatch.setattr(tune.ray, "nodes", lambda: machines)
-    assert _Room(share).trials() == trials
+    for others in (False, True):
+        monkeypatch.setattr(tune, "joined", lambda others=others: others)
+        assert _Room(share).trials() == trials + others

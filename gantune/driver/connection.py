@@ -85,6 +85,12 @@ def gone() -> bool:
     return node is not None and any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
 
 
+def joined() -> bool:
+    """Whether the Ray is one that others started, which may have an autoscaler."""
+    node = worker._global_node
+    return node is None or not node.is_head()
+
+
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """What Ray prints and logs goes to a file instead of the screen.

@@ -23,9 +23,10 @@ from ray.tune.search import Searcher
 
 from gantune.driver.attempts import read_attempts
 from gantune.driver.books import Books
-from gantune.driver.connection import gone
+from gantune.driver.connection import gone, joined
 from gantune.driver.control import Control
 from gantune.driver.screen import Screen, duration
+from gantune.driver.study import Proposal
 from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
 from gantune.packing import Share
@@ -67,15 +68,16 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         self._room = room
         self._share = {"threads": share.threads, "device": "cuda" if share.gpus else "cpu"}
         self._out: dict[str, float] = {}  # since when, by Tune's own ids
+        self._drawn: Proposal | None = None  # ahead
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial; nothing for now while there may be another later, for which Tune asks once a second.
 
-        There is one more than there is `room` for, so that a worker that is done need not wait for the sampler.
+        There are never more than there is `room` for.
         """
-        if len(self._out) > self._room():
+        if len(self._out) >= self._room():
             return None
-        proposal = self._books.next()
+        proposal, self._drawn = self._drawn or self._books.next(), None
         if proposal is None:
             finished: str = Searcher.FINISHED
             return None if self._books.more() and not self._limit.asked else finished
@@ -89,6 +91,11 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
             "alone": chunks > 1,
             **self._share,
         }
+
+    def draw_ahead(self) -> None:
+        """Draw the next trial while all workers train, so that who is done first does not wait for the sampler."""
+        if self._drawn is None and not self._limit.asked and self._out and len(self._out) >= self._room():
+            self._drawn = self._books.next()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Make room; the books hear of endings from the callback, which hears of every result."""
@@ -116,7 +123,10 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
 
 
 class _Room:
-    """How many trials fit on the machines that there are; asked for seldom, as machines come and go seldom."""
+    """How many trials fit on the machines that there are, and one more where a trial that waits may bring a machine.
+
+    It is asked for seldom, as machines come and go seldom.
+    """
 
     def __init__(self, share: Share) -> None:
         self._share = share
@@ -127,7 +137,8 @@ class _Room:
         """All of them, running or not."""
         if time.monotonic() - self._looked >= SECONDS_BETWEEN:
             self._looked = time.monotonic()
-            self._trials = sum(self._on(node["Resources"]) for node in ray.nodes() if node["Alive"])
+            fit = sum(self._on(node["Resources"]) for node in ray.nodes() if node["Alive"])
+            self._trials = max(1, fit + joined())
         return self._trials
 
     def _on(self, resources: Mapping[str, float]) -> int:
@@ -138,14 +149,16 @@ class _Room:
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
     """Notes every result and failure in the books, and keeps the screen."""
 
-    def __init__(self, books: Books, screen: Screen, control: Control) -> None:
+    def __init__(self, books: Books, asking: _Asking, screen: Screen, control: Control) -> None:
         self._books = books
+        self._asking = asking
         self._screen = screen
         self._control = control
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._control.look()
         self._books.hear()
+        self._asking.draw_ahead()
         self._screen.update(self._books)
 
     def on_trial_result(
@@ -267,7 +280,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str(scratch.resolve()),
-            callbacks=[_Noting(books, screen, control)],
+            callbacks=[_Noting(books, asking, screen, control)],
             stop=limit,
             failure_config=tune.FailureConfig(max_failures=0),  # the books issue a trial again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
