@@ -8,7 +8,9 @@ All contestants draw from one space, with TPE and ASHA, and train with the same 
 checkpoints, too; they differ in who proposes, starts, stops and keeps the books. A clock around `train_trial` gives the
 trials' own seconds, so that whoever stops more trials has less to do, and is not held to be faster for it. The ideal
 is a half of these on 2 cores; all else is overhead: setting up, proposing, waiting. `first` is what passes before the
-first report, mostly Ray's start, which is told apart. Each contestant is a process of its own with a Ray of its own.
+first report, mostly Ray's start, which is told apart. Workers that train at once slow each other, and the ideal with
+them, which flatters whoever keeps both cores busy; so the last columns tell what a trial takes with its training. Each
+contestant is a process of its own with a Ray of its own.
 Prints rows for RESULTS.md.
 """
 
@@ -208,17 +210,25 @@ def apart(name: str, trials: int) -> dict[str, Any]:
 
 def side_by_side(trials: int, fresh: int) -> None:
     """A row for each contestant; milliseconds a trial, and their ratios, are of overhead after the first report."""
-    print("| contestant | trials | wall s | own s | ideal s | overhead s | first s | ms a trial | over those above |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| contestant | trials | wall s | own s | ideal s | overhead s | first s | ms a trial | over those above "
+        "| with training | over those above |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     rows = {}
     for name, count in [("tune, fresh actors", fresh), ("tune, reused actors", trials), ("gantune", trials)]:
         found = rows[name] = apart(name, count)
         ideal = found["own"] / CORES
         found["per"] = (found["wall"] - found["first"] - ideal) / found["trials"] * 1000
-        against = [f"{found['per'] / rows[other]['per']:.2f}" for other in rows if other != name]
+        found["whole"] = (found["wall"] - found["first"]) / found["trials"] * 1000
+        per, whole = (
+            " / ".join(f"{found[key] / rows[other][key]:.2f}" for other in rows if other != name)
+            for key in ("per", "whole")
+        )
         print(
             f"| {name} | {found['trials']} | {found['wall']:.0f} | {found['own']:.1f} | {ideal:.1f} "
-            f"| {found['wall'] - ideal:.1f} | {found['first']:.1f} | {found['per']:.0f} | {' / '.join(against)} |",
+            f"| {found['wall'] - ideal:.1f} | {found['first']:.1f} | {found['per']:.0f} | {per} "
+            f"| {found['whole']:.0f} | {whole} |",
             flush=True,
         )
 

@@ -304,8 +304,7 @@ class Study:
             values = self._worst(metrics) if dead or score is None else self._values(score, metrics)
             self._study.tell(trial, values)
             self._show((), values)
-        self._flush()
-        del self._open[number]
+        del self._open[number]  # what a lost machine forgets of this the rows tell again
 
     def _values(self, score: float, metrics: Mapping[str, float]) -> list[float]:
         """All objectives; the worst of those that were not measured."""
