@@ -101,26 +101,32 @@ class _Mixed(samplers.BaseSampler):
         self._learned = learned
         self._explores = explores
         self._seed = seed
+        self._view: tuple[int, optuna.Study] | None = None  # of the trial that is drawn, for all its values
 
     def _of(self, trial: FrozenTrial) -> samplers.BaseSampler:
         drawn = derive_seed(self._seed, "explore", trial.number) / 2**62
         return self._explores if drawn < EXPLORED else self._learned
 
+    def _seen(self, study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
+        if self._view is None or self._view[0] != trial.number:
+            self._view = trial.number, _seen(study)
+        return self._view[1]
+
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What is drawn together; nothing at random."""
-        return self._of(trial).infer_relative_search_space(_seen(study), trial)
+        return self._of(trial).infer_relative_search_space(self._seen(study, trial), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Values for it."""
-        return self._of(trial).sample_relative(_seen(study), trial, search_space)
+        return self._of(trial).sample_relative(self._seen(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A value for anything else."""
-        return self._of(trial).sample_independent(_seen(study), trial, param_name, param_distribution)
+        return self._of(trial).sample_independent(self._seen(study, trial), trial, param_name, param_distribution)
 
 
 class _Grid(samplers.BruteForceSampler):
@@ -177,6 +183,7 @@ class _Seen:
     def __init__(self, study: optuna.Study, blind: bool) -> None:
         self._study = study
         self._blind = blind
+        self._trials: list[FrozenTrial] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -184,7 +191,11 @@ class _Seen:
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = [copy.copy(trial) for trial in self._study._get_trials(deepcopy=False, use_cache=use_cache)]
+        self._trials = self._trials or self._look()
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+    def _look(self) -> list[FrozenTrial]:
+        trials = [copy.copy(trial) for trial in self._study._get_trials(deepcopy=False)]
         for trial in trials:
             if trial.state == TrialState.RUNNING and (paused := trial.user_attrs.get(PAUSED)) is not None:
                 trial.values, trial.state = paused["values"], TrialState.COMPLETE
@@ -201,7 +212,7 @@ class _Seen:
             trial.system_attrs = others | {f"constraints:{key}": known.get(key, 0.0) for key in constraints}
             if self._blind and any(value > 0 for value in known.values()):
                 trial.values = [worst]
-        return [trial for trial in trials if states is None or trial.state in states]
+        return trials
 
 
 def _seen(study: optuna.Study, *, blind: bool = False) -> optuna.Study:
