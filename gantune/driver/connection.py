@@ -79,16 +79,16 @@ def _start(address: str | None) -> None:
         raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
 
 
+def joined() -> bool:
+    """Whether the Ray that we use belongs to a cluster, whose machines come and go."""
+    node = worker._global_node
+    return node is not None and not node.is_head()
+
+
 def gone() -> bool:
     """Whether a Ray that we started has lost a process without which no worker is started or found."""
     node = worker._global_node  # Ray's public calls learn of it a quarter of a minute later
     return node is not None and any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
-
-
-def joined() -> bool:
-    """Whether the Ray is one that others started, which may have an autoscaler."""
-    node = worker._global_node
-    return node is None or not node.is_head()
 
 
 @contextlib.contextmanager

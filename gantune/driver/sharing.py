@@ -1,13 +1,16 @@
 """What each trial of a run occupies: as the space says, or measured before the search where it says `auto`."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
 import torch
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gantune.data.data_set import DataSet, open_data
+from gantune.driver.connection import joined
 from gantune.errors import RunError
 from gantune.metrics.reference_file import load_reference
 from gantune.packing import Memory, Share, measure_memory, measure_threads, part
@@ -17,17 +20,42 @@ from gantune.survey import look_at_machine
 
 Say = Callable[[str], None]
 GB = 1e9
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def settle(space: SearchSpace, run: Run, images: DataSet, say: Say) -> Share:
     """The share of a trial, noted in the run's session. A run keeps to a count of threads that it once chose.
 
-    Raises RunError where a GPU could not be measured.
+    A cluster may have to start a machine first, or grow by one; that is waited for. Raises RunError where a GPU could
+    not be measured.
     """
+    if joined():
+        _await_machine(space, say)
     gpus = _gpus(space, run, say)
     share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus)
     run.note_resources({"cpus_per_trial": share.cpus, "gpus_per_trial": share.gpus})
     return share
+
+
+def _await_machine(space: SearchSpace, say: Say) -> None:
+    """Wait until some machine of the cluster can hold a trial, and have the cluster start one that is smaller."""
+    asked = space.resources
+    cpus = 1.0 if asked.cpus_per_trial == "auto" else asked.cpus_per_trial
+    gpus = 1.0 if asked.gpus_per_trial == "auto" else asked.gpus_per_trial or 0.0
+    if _holds(cpus, gpus):
+        return
+    say(f"no machine of the cluster holds a trial yet ({cpus:g} CPUs, {gpus:g} GPUs); waiting for one, Ctrl-C ends it")
+    request_resources(bundles=[{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
+    try:
+        while not _holds(cpus, gpus):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        request_resources(bundles=[])  # from here on the trials themselves ask
+
+
+def _holds(cpus: float, gpus: float) -> bool:
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in there)
 
 
 def _gpus(space: SearchSpace, run: Run, say: Say) -> float:

@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Generator
@@ -49,6 +50,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _without_gpu(device: str) -> str:
+    """What to tell of a machine on which Ray counts a GPU that torch does not see: nothing where all is well."""
+    if device == "cpu" or torch.cuda.is_available():
+        return ""
+    return f"{socket.gethostname()}: Ray counts GPUs there and torch sees none, so its trials train on the CPU"
+
+
 @functools.lru_cache(maxsize=1)
 def _images(config: DataConfig) -> DataSet:
     return open_data(config)
@@ -77,6 +85,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         _end_with_parent()
         self._number: int = config["number"]
+        self._remark = _without_gpu(config["device"])
         self._trial = self._train(**{key: value for key, value in config.items() if key not in ("number", "alone")})
 
     def _train(
@@ -90,7 +99,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         except GantuneError as error:  # the driver could read them when it began
             raise _MachineError(str(error)) from error
         set_aside_damaged(Path(folder))
-        where = choose_device(device)
+        where = choose_device("cpu" if _without_gpu(device) else device)
         yield from train_trial(config, images, yardstick, Path(folder), where, micro_batches=micro_batches)
 
     def step(self) -> dict[str, Any]:
@@ -116,6 +125,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "state": progress.state,
             "progress": progress.as_dict(),
             "done": progress.state != "running",
+            "remark": self._remark,
         }
 
     def _forget(self) -> None:

@@ -154,6 +154,7 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         self._asking = asking
         self._screen = screen
         self._control = control
+        self._remarks: set[str] = set()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._control.look()
@@ -167,12 +168,19 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         if "failure" in result:
             row = self._failed(result["number"], result["failure"], result["fault"])
         elif "progress" in result:
+            self._remark(result.pop("remark", ""))
             progress = Progress.from_dict(result.pop("progress"))  # or Tune would keep every metric's history
             stopped, by = bool(result.get("done")), self._control.stopper(result["number"])
             row = self._books.record(result["number"], progress, stopped=stopped, by=by)
         else:
             return
         self._ended(row)
+
+    def _remark(self, remark: str) -> None:
+        """Tell once what a worker has to say of its machine."""
+        if remark and remark not in self._remarks:
+            self._remarks.add(remark)
+            self._screen.say(remark)
 
     def _failed(self, number: int, cause: str, fault: str) -> Row | None:
         if fault == "memory":
