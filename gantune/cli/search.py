@@ -10,6 +10,7 @@ from gantune.cli import options
 
 if TYPE_CHECKING:
     from gantune.api import Task
+    from gantune.space import SearchSpace
 
 
 @click.command("search")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="An earlier run to learn from; may be repeated.  [default: none]",
 )
+@click.option("--submit", is_flag=True, help="Hand the search to the cluster at --address, and follow it.")
 @options.storage
 def command(
     space: Path,
@@ -33,11 +35,16 @@ def command(
     name: str | None,
     address: str | None,
     sources: tuple[str, ...],
+    submit: bool,
     storage: str | None,
 ) -> None:
     """Search SPACE, a YAML file, for the best GAN.
 
     The same command again continues an unfinished run; Ctrl-C is safe.
+
+    With --submit a cluster's head searches, and goes on when this machine is off; the same command follows it again.
+    --runs and --from are then as the head sees them, --address is that of Ray's jobs, by default
+    http://127.0.0.1:8265, where `ray dashboard` brings them.
 
     \b
     gantune search search_spaces/dcgan.yaml
@@ -51,12 +58,35 @@ def command(
     if name is not None and not NAME.fullmatch(name):
         raise click.BadParameter("must be the name of a folder below --runs, without a slash", param_hint="--name")
     loaded = load_space(space, overrides)
+    if submit:
+        _submit(loaded, name or loaded.name, runs, sources, address, storage)
+        return
     others = [Run.open(source, runs) for source in sources]
     if any(other.folder.resolve() == (runs / (name or loaded.name)).resolve() for other in others):
         raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
     from gantune.api import prepare
 
     finish(prepare(loaded, name=name, runs=runs, earlier=others), address, storage)
+
+
+def _submit(
+    space: "SearchSpace", name: str, runs: Path, sources: tuple[str, ...], address: str | None, storage: str | None
+) -> None:
+    if storage is not None:
+        why = "would show its password in the job; set GANTUNE_STORAGE where the head starts Ray"
+        raise click.BadParameter(why, param_hint="--storage")
+    if not runs.is_absolute():
+        raise click.BadParameter(f"must be a path on the cluster, from its root, got `{runs}`", param_hint="--runs")
+    from gantune.driver.submission import hand_over
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    def write(text: str) -> None:
+        click.echo(text, err=True, nl=False)
+
+    if not hand_over(space, name, str(runs), sources, address, say, write):
+        sys.exit(130)
 
 
 def finish(task: "Task", address: str | None, storage: str | None = None) -> None:
