@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gantune.data.data_set import DataSet, open_data
 from gantune.driver.connection import joined
+from gantune.driver.exposure import OPEN, joined_without_token
 from gantune.errors import RunError
 from gantune.metrics.reference_file import load_reference
 from gantune.packing import Memory, Share, measure_memory, measure_threads, part
@@ -30,6 +31,8 @@ def settle(space: SearchSpace, run: Run, images: DataSet, say: Say) -> Share:
     not be measured.
     """
     if joined():
+        if joined_without_token():
+            say(f"the cluster {OPEN}")
         _await_machine(space, say)
     gpus = _gpus(space, run, say)
     share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus)
