@@ -315,11 +315,14 @@ class ResourcesConfig:
     """What one trial occupies; fractions share. Left out, a trial takes one GPU where there are any.
 
     `cpus_per_trial` is also its count of threads; `auto` times a few configurations, and takes the count that gets most
-    out of the machine. `gpus_per_trial` auto measures the memory of a few, and has as many trials share a GPU as fit.
+    out of the machine. `gpus_per_trial` auto measures the memory of a few, and has as many trials share a GPU as fit;
+    of 2 or more each is a process's own, and they share every batch. `accelerator_type` is a GPU's name as Ray has it,
+    as A100 or T4, where a cluster has several; nothing takes any.
     """
 
     cpus_per_trial: Positive | Literal["auto"] = 1.0
     gpus_per_trial: Weight | Literal["auto"] | None = None
+    accelerator_type: str | None = None
 
 
 # The parameters of a space: components with the kind of plugin that each takes, and plain values.

@@ -28,15 +28,40 @@ GAIN = 1.05  # by which more threads must be better: less is noise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one trial occupies, settled; `cpus` is its count of threads, too."""
+    """What one trial occupies, settled, all of it on one machine; `cpus` is its count of threads, too.
+
+    A trial on several GPUs has a process for each. `accelerator` is the type of GPU that it needs, if any.
+    """
 
     cpus: float
     gpus: float
+    accelerator: str | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes train it together."""
+        return int(self.gpus) if self.gpus > 1 else 1
 
     @property
     def threads(self) -> int:
-        """How many threads a trial computes with."""
-        return max(1, int(self.cpus))
+        """How many threads each of them computes with."""
+        return max(1, int(self.cpus / self.processes))
+
+    def bundles(self, *, alone: bool = False) -> list[dict[str, float]]:
+        """Ray's resources for each process; `alone` has a GPU to itself."""
+        gpus = max(self.gpus, 1.0) if alone and self.gpus else self.gpus
+        each = {"CPU": self.cpus / self.processes, "GPU": gpus / self.processes}
+        return [each | needed_of(self.accelerator) for _ in range(self.processes)]
+
+    @property
+    def wanted(self) -> dict[str, float]:
+        """All that the machine must have that is to hold it."""
+        return {"CPU": self.cpus, "GPU": self.gpus} | needed_of(self.accelerator)
+
+
+def needed_of(accelerator: str | None) -> dict[str, float]:
+    """What Ray calls a machine with GPUs of some type, of which it has one."""
+    return {f"accelerator_type:{accelerator}": 0.001} if accelerator else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

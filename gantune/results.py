@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("evidence", pa.map_(pa.string(), pa.float64())),
         ("trial_seconds", pa.float64()),
         ("run_seconds", pa.float64()),
+        ("place", pa.string()),
     ]
 )
 TAKES_OVER = "takes over #"  # how the cause of such a row begins
@@ -45,7 +46,8 @@ class Row:
     `state` is running | paused | finished | pruned | collapsed | failed; `config` the parameters as JSON.
 
     `score` is this report's, `best_score` the trial's best so far that met the constraints; lower is better.
-    `trial_seconds` is time spent training the trial, `run_seconds` the run's own clock, both over all sessions.
+    `trial_seconds` is time spent training the trial, `run_seconds` the run's own clock, both over all sessions. `place`
+    is the address of the machine that trained it, and its GPUs there.
     """
 
     trial: int
@@ -62,6 +64,7 @@ class Row:
     evidence: Mapping[str, float]
     trial_seconds: float
     run_seconds: float
+    place: str = ""
 
     @property
     def donor(self) -> int | None:

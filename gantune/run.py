@@ -27,7 +27,7 @@ from gantune.space import SearchSpace
 from gantune.standings import Standing, rank
 from gantune.writing import dump
 
-FORMAT = 2
+FORMAT = 3
 ENDED = ("finished", "pruned", "collapsed", "failed")
 RESTS = "paused"  # stopped at a rung, and to go on if it turns out to be among the best there
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.

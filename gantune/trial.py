@@ -45,7 +45,7 @@ class Progress:
     """What a trial has reached.
 
     `score` is this report's and `best_score` the best so far that met all constraints; both are None where there is
-    none. `seconds` is training time, over all sessions.
+    none. `seconds` is training time, over all sessions; `place` is set by who knows the machine.
     """
 
     samples_seen: int
@@ -55,6 +55,7 @@ class Progress:
     verdict: Verdict = field(default_factory=Verdict)
     state: State = "running"
     seconds: float = 0.0
+    place: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `from_dict` reads them back."""

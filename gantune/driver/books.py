@@ -254,6 +254,7 @@ class Books:
             evidence=progress.verdict.evidence,
             trial_seconds=progress.seconds,
             run_seconds=self.seconds(),
+            place=progress.place,
         )
 
 

@@ -71,7 +71,7 @@ class _Rank:
         images, reference = open_data(config.data), load_reference(Path(wish["reference"]))
         _meet(rank, count, address, device)
         try:
-            for _ in train_trial(config, images, reference, folder, device, World(rank, count)):
+            for _ in train_trial(config, images, reference, folder, device, World(rank, count), wish["micro_batches"]):
                 pass
         finally:
             _part()  # or the others would wait for one that failed

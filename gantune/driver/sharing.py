@@ -1,7 +1,7 @@
 """What each trial of a run occupies: as the space says, or measured before the search where it says `auto`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -14,7 +14,7 @@ from gantune.driver.connection import joined
 from gantune.driver.exposure import OPEN, joined_without_token
 from gantune.errors import RunError
 from gantune.metrics.reference_file import load_reference
-from gantune.packing import Memory, Share, measure_memory, measure_threads, part
+from gantune.packing import Memory, Share, measure_memory, measure_threads, needed_of, part
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.survey import look_at_machine
@@ -35,7 +35,7 @@ def settle(space: SearchSpace, run: Run, images: DataSet, say: Say) -> Share:
             say(f"the cluster {OPEN}")
         _await_machine(space, say)
     gpus = _gpus(space, run, say)
-    share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus)
+    share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus, accelerator=space.resources.accelerator_type)
     run.note_resources({"cpus_per_trial": share.cpus, "gpus_per_trial": share.gpus})
     return share
 
@@ -45,20 +45,24 @@ def _await_machine(space: SearchSpace, say: Say) -> None:
     asked = space.resources
     cpus = 1.0 if asked.cpus_per_trial == "auto" else asked.cpus_per_trial
     gpus = 1.0 if asked.gpus_per_trial == "auto" else asked.gpus_per_trial or 0.0
-    if _holds(cpus, gpus):
+    wanted = {
+        name: count for name, count in {"CPU": cpus, "GPU": gpus, **needed_of(asked.accelerator_type)}.items() if count
+    }
+    if _holds(wanted):
         return
-    say(f"no machine of the cluster holds a trial yet ({cpus:g} CPUs, {gpus:g} GPUs); waiting for one, Ctrl-C ends it")
-    request_resources(bundles=[{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
+    kind = f" {asked.accelerator_type}" if asked.accelerator_type else ""
+    say(f"no machine of the cluster holds a trial yet ({cpus:g} CPUs, {gpus:g}{kind} GPUs); waiting, Ctrl-C ends it")
+    request_resources(bundles=[wanted])
     try:
-        while not _holds(cpus, gpus):
+        while not _holds(wanted):
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         request_resources(bundles=[])  # from here on the trials themselves ask
 
 
-def _holds(cpus: float, gpus: float) -> bool:
+def _holds(wanted: Mapping[str, float]) -> bool:
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in there)
+    return any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in there)
 
 
 def _gpus(space: SearchSpace, run: Run, say: Say) -> float:

@@ -8,14 +8,17 @@ import socket
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 import torch
 from ray import tune
 
 from gantune.config import DataConfig, TrialConfig
 from gantune.data.data_set import DataSet, open_data
+from gantune.driver.ranks import ranks
 from gantune.errors import DataError, GantuneError, ShortOfMemoryError, StorageError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference
@@ -57,6 +60,13 @@ def _without_gpu(device: str) -> str:
     return f"{socket.gethostname()}: Ray counts GPUs there and torch sees none, so its trials train on the CPU"
 
 
+@functools.cache
+def _place() -> str:
+    """The machine's address and the GPUs of this process, as Ray counts them."""
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return " ".join([ray.util.get_node_ip_address(), *(f"gpu{gpu}" for gpu in gpus)])
+
+
 @functools.lru_cache(maxsize=1)
 def _images(config: DataConfig) -> DataSet:
     return open_data(config)
@@ -73,6 +83,8 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
     The trial's own checkpoints are the truth: set up again after a crash, it continues from them.
     """
 
+    _trial: Generator[Progress] | None = None
+
     def setup(self, config: dict[str, Any]) -> None:
         """Called by Tune in a new actor."""
         self._begin(config)
@@ -86,10 +98,26 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         _end_with_parent()
         self._number: int = config["number"]
         self._remark = _without_gpu(config["device"])
+        self._end()  # what this actor trained before: its further processes go with it
         self._trial = self._train(**{key: value for key, value in config.items() if key not in ("number", "alone")})
 
+    def _end(self) -> None:
+        if self._trial is not None:
+            self._trial.close()
+
+    def cleanup(self) -> None:
+        """Called by Tune before the actor ends."""
+        self._end()
+
     def _train(
-        self, pickled: bytes, folder: str, reference: str, threads: int, device: str, micro_batches: int
+        self,
+        pickled: bytes,
+        folder: str,
+        reference: str,
+        threads: int,
+        device: str,
+        micro_batches: int,
+        processes: int,
     ) -> Generator[Progress]:
         torch.set_num_threads(threads)
         config: TrialConfig = pickle.loads(pickled)
@@ -100,7 +128,12 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             raise _MachineError(str(error)) from error
         set_aside_damaged(Path(folder))
         where = choose_device("cpu" if _without_gpu(device) else device)
-        yield from train_trial(config, images, yardstick, Path(folder), where, micro_batches=micro_batches)
+        wish = {
+            **{"pickled": pickled, "folder": folder, "reference": reference},
+            **{"threads": threads, "device": where.type, "micro_batches": micro_batches},
+        }
+        with ranks(processes, where, wish) as world:
+            yield from train_trial(config, images, yardstick, Path(folder), where, world, micro_batches)
 
     def step(self) -> dict[str, Any]:
         """Train to the next report. What a person must mend is reported, not raised: a retry would not help.
@@ -108,6 +141,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         `fault` says whose it is: the machine's, the memory's, or the configuration's and its components'.
         """
         try:
+            assert self._trial is not None
             progress = next(self._trial)
         except (GantuneError, OSError) as error:
             fault, text = fault_of(error), str(error)
@@ -123,14 +157,14 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "score": progress.score,
             "metrics": tuple(progress.metrics.items()),  # a dict would reach the scheduler flattened
             "state": progress.state,
-            "progress": progress.as_dict(),
+            "progress": replace(progress, place=_place()).as_dict(),
             "done": progress.state != "running",
             "remark": self._remark,
         }
 
     def _forget(self) -> None:
         """Give back what a trial that failed has held: the next one may be trained by this very actor."""
-        self._trial.close()
+        self._end()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

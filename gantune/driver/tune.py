@@ -29,7 +29,7 @@ from gantune.driver.screen import Screen, duration
 from gantune.driver.study import Proposal
 from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
-from gantune.packing import Share
+from gantune.packing import Share, needed_of
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
@@ -66,7 +66,8 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         self._limit = limit
         self._run = run
         self._room = room
-        self._share = {"threads": share.threads, "device": "cuda" if share.gpus else "cpu"}
+        device = "cuda" if share.gpus else "cpu"
+        self._share = {"threads": share.threads, "device": device, "processes": share.processes}
         self._out: dict[str, float] = {}  # since when, by Tune's own ids
         self._drawn: Proposal | None = None  # ahead
 
@@ -142,8 +143,8 @@ class _Room:
         return self._trials
 
     def _on(self, resources: Mapping[str, float]) -> int:
-        wanted = {"CPU": self._share.cpus, "GPU": self._share.gpus}
-        return min(int(resources.get(name, 0) / count + 1e-6) for name, count in wanted.items() if count)
+        wanted = self._share.wanted.items()
+        return min(int(resources.get(name, 0) / count + 1e-6) for name, count in wanted if count)
 
 
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
@@ -270,12 +271,12 @@ def _fit(
     control: Control,
     share: Share,
 ) -> None:
-    _check_room(share.cpus, share.gpus)
+    _check_room(share)
     if not share.gpus and space.budget.gpu_hours is not None:
         raise RunError(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
-    shell = tune.with_resources(GanTrainable, functools.partial(_share, share.cpus, share.gpus))
+    shell = tune.with_resources(GanTrainable, functools.partial(_placed, share))
     scratch, asking = books.scratch, _Asking(books, run, share, limit, _Room(share).trials)
     tuner = tune.Tuner(
         shell,
@@ -334,18 +335,28 @@ def _pending_as_asked() -> Iterator[None]:
             del os.environ[name]
 
 
-def _share(cpus: float, gpus: float, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial occupies; one that was short of memory has a GPU to itself."""
-    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": max(gpus, 1.0) if config["alone"] and gpus else gpus}])
+def _placed(share: Share, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial occupies, on one machine; one that was short of memory has a GPU to itself."""
+    return tune.PlacementGroupFactory(share.bundles(alone=config["alone"]), strategy="STRICT_PACK")
 
 
-def _check_room(cpus: float, gpus: float) -> None:
+def _check_room(share: Share) -> None:
     """Raise RunError where no machine could ever hold one trial: Tune would wait for ever."""
+    cpus, gpus = share.cpus, share.gpus
     if gpus > 1 and gpus != int(gpus):
         raise RunError(f"resources.gpus_per_trial must be whole or at most 1, got {gpus:g}")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
+    of_type = [node for node in nodes if all(node.get(name, 0) > 0 for name in needed_of(share.accelerator))]
+    if not of_type:
+        there = sorted(
+            {name.partition(":")[2] for node in nodes for name in node if name.startswith("accelerator_type:")}
+        )
+        raise RunError(
+            f"no machine has a GPU of type {share.accelerator}; resources.accelerator_type may be "
+            f"{' or '.join(there) or 'left out, for there is no GPU'}"
+        )
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in of_type):
+        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in of_type)
         raise RunError(
             f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest machine has {most[0]:g} and {most[1]:g}; "
             "lower resources.cpus_per_trial or resources.gpus_per_trial"
