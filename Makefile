@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint lab bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lab: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	GANTUNE_LAB=1 $(BIN)/pytest tests/cluster
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/overhead.py

@@ -40,4 +40,7 @@ head=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --all-ip-addresses
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --dashboard-host=127.0.0.1 --disable-usage-stats -- \
     gantune search "$@" --runs "$home/runs" --address auto &
-wait $!
+status=0
+wait $! || status=$?
+[ "$status" -le 128 ] || wait $! || status=$?  # the signal ended the waiting, not the search
+exit "$status"
