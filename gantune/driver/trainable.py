@@ -62,9 +62,10 @@ def _without_gpu(device: str) -> str:
 
 @functools.cache
 def _place() -> str:
-    """The machine's address and the GPUs of this process, as Ray counts them."""
-    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return " ".join([ray.util.get_node_ip_address(), *(f"gpu{gpu}" for gpu in gpus)])
+    """The machine's address, Ray's number of the node there, and the GPUs of this process as Ray counts them."""
+    context = ray.get_runtime_context()
+    gpus = context.get_accelerator_ids().get("GPU", [])
+    return " ".join([ray.util.get_node_ip_address(), context.get_node_id()[:8], *(f"gpu{gpu}" for gpu in gpus)])
 
 
 @functools.lru_cache(maxsize=1)
