@@ -12,9 +12,10 @@ from gantune.errors import NoSurvivorError, SpecError
 from gantune.export import Generator, load_generator
 from gantune.run import Run
 from gantune.space import NAME, SearchSpace, load_space
+from gantune.storage import Place, is_uri
 
 Space = str | os.PathLike[str] | Mapping[str, Any] | SearchSpace
-Folder = str | os.PathLike[str]
+Folder = str | os.PathLike[str] | Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +46,10 @@ def search(
     """Search a space for the best GAN, and return its run; the same call continues a run that is not finished.
 
     space: a YAML file's path, the same as nested dicts, or a SearchSpace. name: the run's folder below `runs`, else the
-    space's own name. overrides: `path=value`, as `--set` takes them. address: a Ray cluster to join. A Ray that is
-    connected already is used, and left as it is. earlier: runs to learn from. storage: the URL of a database for the
-    study, so that several drivers share the run. progress: whether to print it to stderr.
+    space's own name. runs: a folder, or a URI as s3://bucket/prefix. overrides: `path=value`, as `--set` takes them.
+    address: a Ray cluster to join. A Ray that is connected already is used, and left as it is. earlier: runs to learn
+    from. storage: the URL of a database for the study, so that several drivers share the run. progress: whether to
+    print it to stderr.
 
     An interrupt (Ctrl-C, a notebook's stop button) or `gantune stop` ends it cleanly, with the run so far. In a thread
     other than the main one only the latter does. Raises GantuneError; nothing is lost then.
@@ -90,21 +92,29 @@ def prepare(
         loaded = load_space(space.document(), overrides) if overrides else space
     else:
         loaded = load_space(space if isinstance(space, Mapping) else os.fspath(space), overrides)
-    run = Run(Path(runs) / (name or loaded.name))
+    run = Run.at(_below(runs), name or loaded.name)
     others = tuple(open_run(other, runs=runs) for other in earlier)
     if any(other.folder.resolve() == run.folder.resolve() for other in others):
-        raise SpecError(f"{run.folder}: cannot learn from itself, and knows its own trials; give it another name")
+        raise SpecError(f"{run.shown}: cannot learn from itself, and knows its own trials; give it another name")
     return Task(space=loaded, run=run, earlier=others)
 
 
 def prepare_again(run: Run, overrides: Sequence[str] = ()) -> Task:
     """A run's own search. Raises SpecError or RunError; nothing is started."""
+    run.files.refresh()
     return Task(space=load_space(run.folder / "space.yaml", overrides), run=run)
 
 
 def open_run(run: str | os.PathLike[str] | Run | None = None, *, runs: Folder = "runs") -> Run:
-    """A run by path or by name below `runs`; without either, the one last used. Raises RunError where there is none."""
-    return run if isinstance(run, Run) else Run.open(None if run is None else os.fspath(run), Path(runs))
+    """A run by path, by URI or by name below `runs`; without either, the one last used. Raises RunError for none."""
+    return run if isinstance(run, Run) else Run.open(None if run is None else os.fspath(run), _below(runs))
+
+
+def _below(runs: Folder) -> Path | Place:
+    """Where runs lie: in a folder of this machine, or at a URI."""
+    if isinstance(runs, Place):
+        return runs
+    return Place(text) if is_uri(text := os.fspath(runs)) else Path(text)
 
 
 def generator(run: str | Run | None = None, trial: int | None = None, *, runs: Folder = "runs") -> Generator:
@@ -119,6 +129,6 @@ def generator(run: str | Run | None = None, trial: int | None = None, *, runs: F
     else:
         chosen = [record for record in opened.trials() if record.number == trial]
         if not chosen or chosen[0].best_score is None:
-            raise NoSurvivorError(f"{opened.folder}: trial #{trial} {'has no score' if chosen else 'has not reported'}")
+            raise NoSurvivorError(f"{opened.shown}: trial #{trial} {'has no score' if chosen else 'has not reported'}")
         found = chosen[0]
     return load_generator(opened.weights(opened.checkpoint(found, opened.repeats())))

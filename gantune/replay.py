@@ -36,8 +36,8 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     is no such trial, or nothing to compare with; DataError where the data are no longer the same.
     """
     recorded = _reports(run, number, repeat)
-    config = load_trial(run.trial_folder(number, repeat) / "config.yaml")
-    images, reference = open_data(config.data), load_reference(run.reference_path)
+    config = load_trial(run.files.fetch(run.trial_folder(number, repeat) / "config.yaml"))
+    images, reference = open_data(config.data), load_reference(run.files.fetch(run.reference_path))
     check_reference(images, config.objective, reference)
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(run.resources().get("cpus_per_trial", 1))))
@@ -60,14 +60,14 @@ def _reports(run: Run, number: int, repeat: int) -> dict[int, Row]:
     own = [row for row in rows if (row.trial, row.repeat) == (number, repeat)]
     if taken := next((row for row in own if row.donor is not None), None):
         raise RunError(
-            f"{run.folder}: trial {number} cannot be trained again by itself: it {taken.cause.partition(':')[0]}, and "
+            f"{run.shown}: trial {number} cannot be trained again by itself: it {taken.cause.partition(':')[0]}, and "
             "the weights of that moment are gone; replay a trial that took nothing over"
         )
     found = {row.samples_seen: row for row in own if row.samples_seen}
     if not found:
         told = sorted({row.trial for row in rows if row.repeat == repeat})
         have = f"it has #{told[0]} to #{told[-1]}" if told else "it has none"
-        raise RunError(f"{run.folder}: no trial {number}{f'.{repeat}' if repeat else ''} has reported; {have}")
+        raise RunError(f"{run.shown}: no trial {number}{f'.{repeat}' if repeat else ''} has reported; {have}")
     return dict(sorted(found.items()))
 
 

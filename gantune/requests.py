@@ -43,6 +43,7 @@ class Requests:
 
     def __init__(self, run: Run) -> None:
         self._folder = run.folder / "requests"
+        self._files = run.files
 
     def ask(self, verb: Verb, trial: int | None = None) -> Request:
         """Leave a request for the driver. Raises RunError where it cannot be written."""
@@ -52,31 +53,33 @@ class Requests:
 
     def answer(self, request: Request) -> Answer | None:
         """What the driver has said so far."""
+        self._files.look(self._folder)
         found = _read(self._answered(request))
         return None if found is None else Answer(state=found["state"], text=found["text"])
 
     def forget(self, request: Request) -> None:
         """Take a request back, or away once its answer has been read."""
         for path in (self._asked(request), self._answered(request)):
-            path.unlink(missing_ok=True)
+            self._unlink(path)
 
     def begin(self) -> None:
         """A driver begins: nobody reads old answers, and whoever asked its forerunner to stop has his will."""
         for path in self._folder.glob("*.answer.json"):
-            path.unlink(missing_ok=True)
+            self._unlink(path)
         for request in self.pending():
             if request.verb == "stop":
                 self.reply(request, "refused", "was asked before this search began")
 
     def pending(self) -> list[Request]:
         """What is asked and not yet carried out, the oldest first; what is no request is taken away."""
+        self._files.look(self._folder)
         found = []
         for path in sorted(self._folder.glob("[0-9]*.json")):
             if path.name.endswith(".answer.json"):
                 continue
             values = _read(path)
             if values is None or values.get("verb") not in get_args(Verb):
-                path.unlink(missing_ok=True)
+                self._unlink(path)
             else:
                 found.append(Request(id=path.stem, verb=values["verb"], trial=values.get("trial")))
         return found
@@ -85,7 +88,7 @@ class Requests:
         """Answer as the driver; what is done or refused is asked no longer."""
         self._write(self._answered(request), {"state": state, "text": text})
         if state != "accepted":
-            self._asked(request).unlink(missing_ok=True)
+            self._unlink(self._asked(request))
 
     def promote(self, trial: int, samples_seen: int) -> None:
         """Note that no scheduler is to stop a trial after so many samples; what it decided before stands."""
@@ -104,11 +107,16 @@ class Requests:
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
         partial = path.with_name(f".{path.name}.partial")
         try:
-            self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(values), encoding="utf-8")
+            self._files.send(path, partial.read_bytes())  # first: what is not there is taken away here
             os.replace(partial, path)
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    def _unlink(self, path: Path) -> None:
+        self._files.drop([path])
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -127,11 +135,16 @@ def check_open(run: Run, number: int) -> None:
         trial = trials[number]
         cause = f" ({trial.cause.splitlines()[0]})" if trial.cause else ""
         raise RunError(
-            f"{run.folder}: #{number} has ended already: {trial.state} at {trial.samples_seen:,} samples{cause}"
+            f"{run.shown}: #{number} has ended already: {trial.state} at {trial.samples_seen:,} samples{cause}"
         )
-    if number not in trials and not run.trial_folder(number).is_dir():
+    if number not in trials and not _was_issued(run, number):
         still = [f"#{trial.number}" for trial in trials.values() if trial.state not in ENDED]
         open_ones = (
             f"its open trials that have reported: {', '.join(still)}" if still else "none is open that has reported"
         )
-        raise RunError(f"{run.folder}: there is no trial #{number}; {open_ones}")
+        raise RunError(f"{run.shown}: there is no trial #{number}; {open_ones}")
+
+
+def _was_issued(run: Run, number: int) -> bool:
+    folder = run.trial_folder(number)
+    return folder.is_dir() or run.files.holds(folder / "config.yaml")

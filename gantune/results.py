@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gantune.errors import RunError
+from gantune.mirror import Here
 
 SCHEMA = pa.schema(
     [
@@ -80,8 +81,9 @@ class Row:
 class Results:
     """The parts of one directory. A writer has parts of its own; any number of readers, who see whole parts only."""
 
-    def __init__(self, folder: Path, writer: str = "") -> None:
+    def __init__(self, folder: Path, writer: str = "", files: Here | None = None) -> None:
         self._folder = folder
+        self._files = files or Here(folder)
         self._prefix = f"part-{writer}" if writer else "part"
         self._told: set[Path] = set()
         self._parts_here: list[Path] | None = None  # this writer's, in order; None until they are looked for
@@ -108,6 +110,7 @@ class Results:
 
     def _merge(self, parts: list[Path]) -> None:
         self._write(_read(parts))
+        self._files.drop(parts)
         for part in parts:
             part.unlink()
             self._own().remove(part)
@@ -133,6 +136,7 @@ class Results:
 
     def _read_all(self) -> list[Row]:
         """Every row; where the writer merged parts away since they were listed, they are listed anew."""
+        self._files.refresh()
         while True:
             try:
                 return _read(self._parts())
@@ -187,6 +191,7 @@ class Results:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise RunError(f"{path}: cannot be written: {error.strerror or error}; results so far are safe") from error
+        self._files.send(path)
 
 
 def _table(rows: list[Row]) -> pa.Table:

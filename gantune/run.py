@@ -6,6 +6,7 @@ runs/NAME/  space.yaml  manifest.json  study.journal  reference.safetensors  res
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import uuid
@@ -21,10 +22,12 @@ from filelock import FileLock, Timeout
 from gantune import __version__
 from gantune.config import Scalar
 from gantune.errors import CheckpointError, NoSurvivorError, RunError
+from gantune.mirror import Here, Mirror, find_run
 from gantune.objectives import fronts, point
 from gantune.results import Results, Row
 from gantune.space import SearchSpace
 from gantune.standings import Standing, rank
+from gantune.storage import Place, is_uri
 from gantune.writing import dump
 
 FORMAT = 3
@@ -72,15 +75,27 @@ class TrialRecord:
 
 
 class Run:
-    """One run directory, existing or new."""
+    """One run directory, existing or new. Of one that lies at a place, `folder` is this machine's copy."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
         self.folder = folder
-        self.results = Results(folder / "results")
+        self.place = place
+        self.files = Here(folder) if place is None else Mirror(folder, place)
+        self.results = Results(folder / "results", files=self.files)
         self.session = -1  # in the manifest: the last, but for one of several drivers
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
+        return f"Run({self.shown!r})"
+
+    @staticmethod
+    def at(runs: Path | Place, name: str) -> "Run":
+        """The run of a name, existing or new."""
+        return Run(runs / name) if isinstance(runs, Path) else Run((runs / name).copy, runs / name)
+
+    @property
+    def shown(self) -> str:
+        """Where it lies, for people: they can name it so."""
+        return str(self.place or self.folder)
 
     @property
     def name(self) -> str:
@@ -102,8 +117,11 @@ class Run:
         return self.folder / "trials" / (f"{number:04d}.{repeat}" if repeat else f"{number:04d}")
 
     @staticmethod
-    def open(where: str | None, runs: Path) -> "Run":
-        """An existing run by path, by name below `runs`, or the one last used. Raises RunError where there is none."""
+    def open(where: str | None, runs: Path | Place) -> "Run":
+        """An existing run by path or URI, by name below `runs`, or the one last used. Raises RunError for none."""
+        if isinstance(runs, Place) or (where is not None and is_uri(where)):
+            place = find_run(where, runs)
+            return Run(place.copy, place)
         if where is None:
             candidates = [path.parent for path in runs.glob("*/manifest.json")]
             if not candidates:
@@ -122,9 +140,10 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock")
             lock.acquire(timeout=0.2)  # whoever looks whether it is driven has it for a moment
+            self.files.check_free()
         except Timeout as error:
             raise RunError(
-                f"{self.folder}: another search is driving this run; wait for it, end it with `gantune stop`, "
+                f"{self.shown}: another search is driving this run; wait for it, end it with `gantune stop`, "
                 "or use --name"
             ) from error
         except OSError as error:
@@ -133,8 +152,7 @@ class Run:
 
     def driven(self) -> bool:
         """Whether a search is driving this run, here or on another machine."""
-        held = [self.folder / ".lock", *self.folder.glob("drivers/*/.lock")]
-        return any(_held(path) for path in held if path.exists())
+        return self.files.driven()
 
     def begin(self, space: SearchSpace, *, storage: str | None = None) -> bool:
         """Make the run or continue it; True where it existed. Raises RunError where it was made from another space.
@@ -147,14 +165,14 @@ class Run:
             changed = list(_differences(manifest["space"], document))
             if changed:
                 raise RunError(
-                    f"{self.folder}: was made from another space ({'; '.join(changed[:4])}); "
+                    f"{self.shown}: was made from another space ({'; '.join(changed[:4])}); "
                     "continue it with its own space, or start a new run with --name"
                 )
             if storage is None and "study" in manifest:
-                raise RunError(f"{self.folder}: its study lies in a database; name it by --storage or GANTUNE_STORAGE")
+                raise RunError(f"{self.shown}: its study lies in a database; name it by --storage or GANTUNE_STORAGE")
             if storage is not None and "study" not in manifest:
                 raise RunError(
-                    f"{self.folder}: its study lies in {self.study_path.name}; leave --storage out, or use --name"
+                    f"{self.shown}: its study lies in {self.study_path.name}; leave --storage out, or use --name"
                 )
         shared = {} if storage is None else {"storage": storage, "host": platform.node(), "pid": os.getpid()}
         sessions = [*(manifest or {}).get("sessions", []), _session() | shared]
@@ -176,7 +194,7 @@ class Run:
         if values.get("protocol", protocol) != protocol:
             old = values["protocol"]
             raise RunError(
-                f"{self.folder}: its scores are {old['score']} against reference {old['reference']}, these would be "
+                f"{self.shown}: its scores are {old['score']} against reference {old['reference']}, these would be "
                 f"{score} against {reference}, and the two do not compare; put the old reference back, or use --name"
             )
         self._write("manifest.json", json.dumps({**values, "protocol": protocol}, indent=1))
@@ -203,6 +221,7 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """The manifest. Raises RunError where it is missing, damaged or of another format."""
         path = self.folder / "manifest.json"
+        self.files.refresh()
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -220,6 +239,7 @@ class Run:
             os.replace(partial, self.folder / name)
         except OSError as error:
             raise RunError(f"{self.folder / name}: cannot be written: {error.strerror or error}") from error
+        self.files.send(self.folder / name)
 
     def trials(self) -> list[TrialRecord]:
         """Every trial of the search that has reported, by number."""
@@ -248,21 +268,21 @@ class Run:
 
     def let_go(self, checkpoint: Path) -> str:
         """How to have weights back that are not there any more, in words; nothing where they are."""
-        if checkpoint.exists():
+        if self.files.holds(checkpoint):
             return ""
         number, _, repeat = checkpoint.parent.name.partition(".")
         label, gone = f"{int(number)}{'.' * bool(repeat)}{repeat}", "they are gone, let go by `keep` or deleted"
         rows = self.results.rows()
         if any(row.donor is not None for row in rows if (row.trial, row.repeat) == (int(number), int(repeat or 0))):
             return f"{gone}, and what took over another trial's weights cannot be trained again by itself"
-        again = f"gantune replay {label} {self.folder} --out FOLDER"
+        again = f"gantune replay {label} {shlex.quote(self.shown)} --out FOLDER"
         return f"{gone}; `{again}` trains them again, into FOLDER/{checkpoint.name}"
 
     def weights(self, checkpoint: Path) -> Path:
         """A checkpoint that is there. Raises CheckpointError where it is not, with how to have it back."""
         if remedy := self.let_go(checkpoint):
-            raise CheckpointError(f"{checkpoint}: {remedy}")
-        return checkpoint
+            raise CheckpointError(f"{self.files.where(checkpoint)}: {remedy}")
+        return self.files.fetch(checkpoint)
 
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
         """The trial of the baseline, where the space has one: it is always the first."""
@@ -300,21 +320,12 @@ class Run:
         if alive:
             return min(alive, key=lambda trial: (trial.best_score, trial.number))
         if not trials:
-            raise NoSurvivorError(f"{self.folder}: no trial has reported yet")
+            raise NoSurvivorError(f"{self.shown}: no trial has reported yet")
         reasons = []
         for trial in trials:
             reason = trial.cause.partition("\n")[0] or "no report met the constraints"
             reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
-        raise NoSurvivorError("\n".join([f"{self.folder}: no trial survived", *reasons]))
-
-
-def _held(lock: Path) -> bool:
-    """Whether somebody holds a lock."""
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
+        raise NoSurvivorError("\n".join([f"{self.shown}: no trial survived", *reasons]))
 
 
 def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:

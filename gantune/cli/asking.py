@@ -1,5 +1,6 @@
 """What the verbs that ask something of one running trial have in common."""
 
+import shlex
 import time
 
 import click
@@ -34,9 +35,12 @@ def ask_of_trial(run: Run, verb: Verb, trial: int, *, wait: bool) -> None:
         except RunError:
             requests.forget(request)
             raise
-        click.echo(f"no search drives {run.folder}; noted for when it continues: gantune resume {run.folder}", err=True)
+        click.echo(
+            f"no search drives {run.shown}; noted for when it continues: gantune resume {shlex.quote(run.shown)}",
+            err=True,
+        )
         return
     requests.forget(request)
     if answer.state == "refused":
-        raise RunError(f"{run.folder}: {answer.text}")
+        raise RunError(f"{run.shown}: {answer.text}")
     click.echo(answer.text, err=True)

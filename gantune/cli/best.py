@@ -20,7 +20,7 @@ from gantune.standings import Standing
 @options.runs
 @click.option("--export", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the generator here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> None:
+def command(run: str | None, runs: options.Runs, folder: Path | None, as_json: bool) -> None:
     """Show the best trial of RUN: score, configuration, what differs from the baseline, checkpoint.
 
     RUN is a run's path or name; left out, the run last used. Exit code 3: no trial survived.
@@ -36,7 +36,7 @@ def command(run: str | None, runs: Path, folder: Path | None, as_json: bool) -> 
         winner = opened.best(trials, standings)
     except NoSurvivorError as error:
         if as_json:
-            click.echo(json.dumps({"run": str(opened.folder), "trial": None, "reasons": str(error)}, indent=1))
+            click.echo(json.dumps({"run": opened.shown, "trial": None, "reasons": str(error)}, indent=1))
         raise
     baseline = opened.baseline(trials)
     checkpoint = opened.checkpoint(winner, repeats)
@@ -62,7 +62,7 @@ def _lines(
 ) -> list[str]:
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-    lines = [f"{run.folder}: {len(trials)} trials ({counts})", _score_line("best", winner, run.score_name)]
+    lines = [f"{run.shown}: {len(trials)} trials ({counts})", _score_line("best", winner, run.score_name)]
     lines += _confirmed(standings)
     lines += _front(run, trials)
     if baseline is not None and baseline.number != winner.number:
@@ -75,7 +75,7 @@ def _lines(
     lines.append("configuration:")
     lines += [f"  {name}: {_show(value)}" for name, value in winner.parameters.items()]
     gone = run.let_go(checkpoint)
-    lines.append(f"checkpoint: {checkpoint}{f' ({gone})' * bool(gone)}")
+    lines.append(f"checkpoint: {run.files.where(checkpoint)}{f' ({gone})' * bool(gone)}")
     return lines
 
 
@@ -153,7 +153,7 @@ def _as_dict(
         for trial in (run.front(trials) if run.others else [])
     ]
     return {
-        "run": str(run.folder),
+        "run": run.shown,
         "trial": winner.number,
         "state": winner.state,
         "score": winner.best_score,
@@ -166,6 +166,6 @@ def _as_dict(
         "front": front,
         "confirmed": [asdict(standing) for standing in standings],
         "changed": {name: list(values) for name, values in changed.items()},
-        "checkpoint": str(checkpoint),
+        "checkpoint": run.files.where(checkpoint),
         "export": str(folder) if folder else None,
     }

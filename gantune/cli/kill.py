@@ -1,7 +1,5 @@
 """gantune kill"""
 
-from pathlib import Path
-
 import click
 
 from gantune.cli import options
@@ -12,7 +10,7 @@ from gantune.cli import options
 @click.argument("run", required=False)
 @options.runs
 @click.option("--no-wait", is_flag=True, help="Wait until it is heard, not until the trial has ended.")
-def command(trial: int, run: str | None, runs: Path, no_wait: bool) -> None:
+def command(trial: int, run: str | None, runs: options.Runs, no_wait: bool) -> None:
     """End TRIAL, such as 7, of the search that drives RUN, at its next report; it counts as pruned.
 
     A trial that waits to be continued ends at once. Where no search drives RUN, this is noted, and done when the run

@@ -1,14 +1,38 @@
 """Options that several verbs share."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+
+if TYPE_CHECKING:
+    from gantune.storage import Place
+
+Runs: TypeAlias = "Path | Place"
+
+
+class _Where(click.ParamType[Any]):
+    """A folder of this machine, or a URI."""
+
+    name = "path or URI"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Path | Place":
+        if isinstance(value, str) and "://" in value:
+            from gantune.storage import Place
+
+            return Place(value)
+        folder: Path = click.Path(path_type=Path, file_okay=False).convert(value, param, ctx)
+        return folder
+
 
 overrides = click.option(
     "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the file; may be repeated."
 )
 runs = click.option(
-    "--runs", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"), help="Where runs live."
+    "--runs",
+    type=_Where(),
+    default=Path("runs"),
+    help="Where runs live: a folder, or a URI such as s3://bucket/prefix.",
 )
 storage = click.option(
     "--storage",

@@ -1,7 +1,5 @@
 """gantune promote"""
 
-from pathlib import Path
-
 import click
 
 from gantune.cli import options
@@ -11,7 +9,7 @@ from gantune.cli import options
 @click.argument("trial", type=click.IntRange(0))
 @click.argument("run", required=False)
 @options.runs
-def command(trial: int, run: str | None, runs: Path) -> None:
+def command(trial: int, run: str | None, runs: options.Runs) -> None:
     """Give TRIAL, such as 7, of the search that drives RUN its whole budget: the scheduler stops it no more.
 
     A collapse still ends it. The run remembers it when it is continued; where no search drives RUN, this is noted, and

@@ -19,7 +19,7 @@ from gantune.cli import options
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Keep its weights here.  [default: do not]"
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-def command(trial: str, run: str | None, runs: Path, out: Path | None, device: str) -> None:
+def command(trial: str, run: str | None, runs: options.Runs, out: Path | None, device: str) -> None:
     """Train TRIAL, such as 7, of RUN again from its record, and say whether the numbers are the same.
 
     7.1 is a finalist's first run under a fresh seed. RUN is a path or a name below --runs; without it, the run last

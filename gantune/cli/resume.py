@@ -1,7 +1,5 @@
 """gantune resume"""
 
-from pathlib import Path
-
 import click
 
 from gantune.cli import options
@@ -13,7 +11,9 @@ from gantune.cli import options
 @options.runs
 @click.option("--address", help="A Ray cluster to join (`auto` on one of its machines).  [default: start Ray here]")
 @options.storage
-def command(run: str | None, overrides: tuple[str, ...], runs: Path, address: str | None, storage: str | None) -> None:
+def command(
+    run: str | None, overrides: tuple[str, ...], runs: options.Runs, address: str | None, storage: str | None
+) -> None:
     """Carry on RUN from its own directory; no space file is needed.
 
     --set takes what may differ from before: budget, resources, confirm, keep. RUN is a path or a name below --runs;

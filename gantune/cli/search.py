@@ -1,5 +1,6 @@
 """gantune search"""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def command(
     space: Path,
     overrides: tuple[str, ...],
-    runs: Path,
+    runs: options.Runs,
     name: str | None,
     address: str | None,
     sources: tuple[str, ...],
@@ -50,6 +51,7 @@ def command(
     gantune search search_spaces/dcgan.yaml
     gantune search search_spaces/dcgan.yaml --set data.dataset=FILE.parquet --set data.size=28 --name mine
     gantune search search_spaces/dcgan.yaml --name wider --from runs/dcgan
+    gantune search search_spaces/dcgan.yaml --runs s3://bucket/runs
     gantune search search_spaces/dcgan.yaml --storage postgresql+psycopg://me@host/studies
     """
     from gantune.run import Run
@@ -62,7 +64,7 @@ def command(
         _submit(loaded, name or loaded.name, runs, sources, address, storage)
         return
     others = [Run.open(source, runs) for source in sources]
-    if any(other.folder.resolve() == (runs / (name or loaded.name)).resolve() for other in others):
+    if any(other.folder.resolve() == Run.at(runs, name or loaded.name).folder.resolve() for other in others):
         raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
     from gantune.api import prepare
 
@@ -70,12 +72,17 @@ def command(
 
 
 def _submit(
-    space: "SearchSpace", name: str, runs: Path, sources: tuple[str, ...], address: str | None, storage: str | None
+    space: "SearchSpace",
+    name: str,
+    runs: options.Runs,
+    sources: tuple[str, ...],
+    address: str | None,
+    storage: str | None,
 ) -> None:
     if storage is not None:
         why = "would show its password in the job; set GANTUNE_STORAGE where the head starts Ray"
         raise click.BadParameter(why, param_hint="--storage")
-    if not runs.is_absolute():
+    if isinstance(runs, Path) and not runs.is_absolute():
         raise click.BadParameter(f"must be a path on the cluster, from its root, got `{runs}`", param_hint="--runs")
     from gantune.driver.submission import hand_over
 
@@ -94,6 +101,5 @@ def finish(task: "Task", address: str | None, storage: str | None = None) -> Non
     if not task.carry_on(address=address, storage=storage):
         sys.exit(130)
     winner = task.run.best()
-    click.echo(
-        f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: gantune best {task.run.folder}", err=True
-    )
+    look = f"gantune best {shlex.quote(task.run.shown)}"
+    click.echo(f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: {look}", err=True)

@@ -1,7 +1,7 @@
 """gantune stop"""
 
+import shlex
 import time
-from pathlib import Path
 
 import click
 
@@ -15,7 +15,7 @@ SECONDS_BETWEEN_WORDS = 10.0
 @click.argument("run", required=False)
 @options.runs
 @click.option("--no-wait", is_flag=True, help="Ask, and do not wait until it has stopped.")
-def command(run: str | None, runs: Path, no_wait: bool) -> None:
+def command(run: str | None, runs: options.Runs, no_wait: bool) -> None:
     """Ask the search that drives RUN to stop, as Ctrl-C does, from another terminal or machine; wait until it has.
 
     What is running continues from its last report with `gantune resume`. RUN is a path or a name below --runs; without
@@ -31,10 +31,10 @@ def command(run: str | None, runs: Path, no_wait: bool) -> None:
 
     opened = Run.open(run, runs)
     if not opened.driven():
-        raise RunError(f"{opened.folder}: no search drives this run, so there is nothing to stop")
+        raise RunError(f"{opened.shown}: no search drives this run, so there is nothing to stop")
     requests = Requests(opened)
     request = requests.ask("stop")
-    click.echo(f"asked the search of {opened.folder} to stop", err=True)
+    click.echo(f"asked the search of {opened.shown} to stop", err=True)
     if no_wait:
         return
     started = told = time.monotonic()
@@ -47,6 +47,6 @@ def command(run: str | None, runs: Path, no_wait: bool) -> None:
     heard = requests.answer(request)
     requests.forget(request)
     if heard is None:
-        click.echo(f"{opened.folder}: the search ended before it heard of it", err=True)
+        click.echo(f"{opened.shown}: the search ended before it heard of it", err=True)
     else:
-        click.echo(f"{opened.folder}: stopped; continue it with: gantune resume {opened.folder}", err=True)
+        click.echo(f"{opened.shown}: stopped; continue it with: gantune resume {shlex.quote(opened.shown)}", err=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantune.accumulation import fewer
-from gantune.driver.attempts import read_attempts, write_attempts
+from gantune.driver.attempts import FILE as ATTEMPTS
+from gantune.driver.attempts import Attempts, read_attempts, write_attempts
 from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
@@ -61,7 +62,7 @@ class Books:
         if number not in self._proposals:
             return None
         tried = read_attempts(self.folder(number))
-        write_attempts(self.folder(number), replace(tried, crashes=tried.crashes + 1))
+        self._note_attempts(number, replace(tried, crashes=tried.crashes + 1))
         if tried.crashes >= self._retries:
             return self.fail(number, f"{cause} (after {tried.crashes} retries; see ray.log)")
         self._again(number)
@@ -75,9 +76,13 @@ class Books:
         chunks = fewer(tried.micro_batches, self._proposals[number].config.batch_size)
         if chunks is None:
             return self.fail(number, cause)
-        write_attempts(self.folder(number), replace(tried, micro_batches=chunks))
+        self._note_attempts(number, replace(tried, micro_batches=chunks))
         self._again(number)
         return None
+
+    def _note_attempts(self, number: int, attempts: Attempts) -> None:
+        write_attempts(self.folder(number), attempts)
+        self._run.files.send(self.folder(number) / ATTEMPTS)
 
     def halt(self, cause: str) -> None:
         """Note what no trial is to blame for, and a person must mend: no more is issued, what is out stays open."""
@@ -217,6 +222,7 @@ class Books:
             (folder / "config.yaml").write_text(dump(trial_document(proposal.config)), encoding="utf-8")
         except OSError as error:
             raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing is lost") from error
+        self._run.files.send(folder / "config.yaml")
         self._proposals[proposal.number] = proposal
         return proposal
 

@@ -74,7 +74,7 @@ def take_over(earlier: Run, run: Run, space: SearchSpace, study: Study) -> str:
             except _MisfitError as error:
                 misfits[str(error)] += 1
             else:
-                origin = f"{earlier.folder.resolve()} #{number}"
+                origin = f"{_origin(earlier)} #{number}"
                 state = "pruned" if record.state == RESTS else record.state
                 known.append(_known(origin, state, parameters, reports, space.objective.constraints))
     left_out = ""
@@ -84,11 +84,15 @@ def take_over(earlier: Run, run: Run, space: SearchSpace, study: Study) -> str:
     why = _incomparable(earlier, run, space)
     if why:
         best = sorted((one for one in known if one.state != "collapsed" and one.score is not None), key=_score)
-        count = study.try_first(best[:BEST], f"{earlier.folder.resolve()} #")
-        return f"{earlier.folder}: its {count} best configurations are tried first, no more, for {why}{left_out}"
+        count = study.try_first(best[:BEST], f"{_origin(earlier)} #")
+        return f"{earlier.shown}: its {count} best configurations are tried first, no more, for {why}{left_out}"
     count = study.learn(known)
     before = f", {len(known) - count} were known before" if count < len(known) else ""
-    return f"{earlier.folder}: {count} trials taken over as known{before}{left_out}"
+    return f"{earlier.shown}: {count} trials taken over as known{before}{left_out}"
+
+
+def _origin(earlier: Run) -> str:
+    return str(earlier.place or earlier.folder.resolve())
 
 
 def fitting(space: SearchSpace, values: dict[str, Any]) -> dict[str, Scalar]:

@@ -42,21 +42,23 @@ class Keeping:
     def sweep(self) -> None:
         """Let go of whatever the rows allow. Raises RunError where they cannot be read."""
         started, self.trouble = time.monotonic(), ""
-        if self._bounded or any(self._run.folder.glob(f"trials/*/{LATEST}")):
+        there = self._run.files.checkpoints()
+        if self._bounded or any(path.name == LATEST for path in there):
             trials, repeats = self._run.trials(), self._run.repeats()
-            self._drop_latest([*trials, *repeats])
+            self._drop_latest([*trials, *repeats], there)
             if self._bounded:
-                self._drop_best(trials, {record.number for record in repeats})
+                self._drop_best(trials, {record.number for record in repeats}, there)
         self._next = time.monotonic() + IDLE * (time.monotonic() - started)
 
-    def _drop_latest(self, records: Sequence[TrialRecord]) -> None:
+    def _drop_latest(self, records: Sequence[TrialRecord], there: dict[Path, int]) -> None:
         if self._population and any(record.state == "running" for record in records):
             return  # a decision that was made before a member ended may still take over from it
         for record in records:
-            if record.state in FOR_GOOD:
-                self._delete(self._run.trial_folder(record.number, record.repeat) / LATEST)
+            path = self._run.trial_folder(record.number, record.repeat) / LATEST
+            if record.state in FOR_GOOD and path in there:
+                there[path] -= self._delete(path)
 
-    def _drop_best(self, trials: Sequence[TrialRecord], confirmed: set[int]) -> None:
+    def _drop_best(self, trials: Sequence[TrialRecord], confirmed: set[int], there: dict[Path, int]) -> None:
         """Against each other only the ended are ranked: one that still runs may collapse, and then was never good."""
         ended = sorted((trial for trial in trials if trial.state in FOR_GOOD), key=_rank)
         survivors = [trial.number for trial in ended if trial.survived]
@@ -65,14 +67,15 @@ class Keeping:
             always |= {trial.number for trial in self._run.front(ended)}
         if (baseline := self._run.baseline(ended)) is not None:
             always.add(baseline.number)
-        loose = [trial.number for trial in ended if trial.number not in always]
+        paths = {trial.number: self._run.trial_folder(trial.number) / BEST for trial in ended}
+        loose = [number for number, path in paths.items() if number not in always and path in there]
         if self._top != "all":
             for number in set(loose) - set(survivors[: self._top]):
-                self._delete(self._run.trial_folder(number) / BEST)
+                there[paths[number]] -= self._delete(paths[number])
         if self._gb is not None:
-            excess = _bytes(self._run) - self._gb * 1e9
+            excess = sum(there.values()) - self._gb * 1e9
             while loose and excess > 0:
-                excess -= self._delete(self._run.trial_folder(loose.pop()) / BEST)
+                excess -= self._delete(paths[loose.pop()])
             if excess > 0:
                 taken = self._gb + excess / 1e9
                 self.trouble = self.trouble or f"checkpoints take {taken:.3g} GB, for what is left of them is to stay"
@@ -80,28 +83,15 @@ class Keeping:
     def _delete(self, path: Path) -> int:
         """The bytes that it gave back. A file that stays costs room, and nothing else."""
         try:
-            size = path.stat().st_size
-            path.unlink()
+            return self._run.files.delete(path)
         except FileNotFoundError:
             return 0
         except OSError as error:
             self.trouble = f"{path}: could not be deleted: {error.strerror or error}"
             return 0
-        return size
 
 
 def _rank(trial: TrialRecord) -> tuple[bool, float, int]:
     """The best first, what may not win last."""
     score = float("inf") if trial.best_score is None else trial.best_score
     return not trial.survived, score, trial.number
-
-
-def _bytes(run: Run) -> int:
-    """What all checkpoints of a run take; others may delete meanwhile."""
-    found = 0
-    for path in run.folder.glob("trials/*/*.safetensors"):
-        try:
-            found += path.stat().st_size
-        except OSError:
-            continue
-    return found

@@ -18,7 +18,7 @@ from gantune.domains import FixedDraw
 from gantune.driver.exploration import Situation, Stretch, explore
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Proposal, Study
-from gantune.driver.transplant import transplant
+from gantune.driver.transplant import moved, transplant
 from gantune.plugins import shown
 from gantune.results import TAKES_OVER, Row
 from gantune.run import ENDED, Run
@@ -222,7 +222,8 @@ class Population(Ledger):
         seed = derive_seed(self._space.search.seed, "explore", self._generation(), number)
         config = explore(self._space, replace(given, seed=own.seed), situation, seed)
         best = None if _dead(own) else own.best_score
-        transplant(self.folder(donor), self.folder(number), config, best, own.trial_seconds)
+        with moved(self._run.files, self.folder(donor), self.folder(number)):
+            transplant(self.folder(donor), self.folder(number), config, best, own.trial_seconds)
         row = replace(
             own,
             samples_seen=samples,

@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from gantune.audit import audit_space
 from gantune.config import Pb2, Pbt
 from gantune.data.data_set import DataSet, open_data
+from gantune.driver.away import driving
 from gantune.driver.books import Books
 from gantune.driver.confirmation import Confirmation
 from gantune.driver.connection import connected, start_again
@@ -61,12 +62,15 @@ def search(
     if database is not None:
         if isinstance(space.search.scheduler, Pbt | Pb2):
             raise SpecError("--storage: a population has one driver, who decides who takes over whom; leave it out")
+        if run.place is not None:
+            raise SpecError(f"--storage: drivers of one run need locks on files, which {run.place} has not; use a disk")
         database.check()
     with contextlib.ExitStack() as stack:
         alone = not run.driven()
         crew = None if database is None else stack.enter_context(Crew(run))
         if crew is None:
             stack.enter_context(run.lock())
+            stack.enter_context(driving(run, screen.say))
         requests = Requests(run)
         if alone:
             requests.begin()
@@ -77,13 +81,13 @@ def search(
             continued, place = _begin(run, space, crew, database)
             reference = _reference(space, run, images, screen)
             noise_score = reference.noise_scores[space.objective.metric]
-            study = Study(place, space, noise_score)
+            study = Study(place, space, noise_score, run.files.study_changed)
             for other in earlier:
                 screen.say(take_over(other, run, space, study))
             ledger = _books(run, space, study, crew)
         _let_go(ledger.keeping, screen)
         if continued:
-            screen.say(f"continuing {run.folder}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
+            screen.say(f"continuing {run.shown}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
         screen.say(
             f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
@@ -111,7 +115,7 @@ def search(
                 screen.say(str(rung))
         run.results.merge()
         if ledger.stuck():
-            raise RunError(f"{run.folder}: stopped: {ledger.stuck()}")
+            raise RunError(f"{run.shown}: stopped: {ledger.stuck()}")
         if ledger.out_of_budget():
             ledger.close(ledger.out_of_budget())
             screen.say(f"search ended: {ledger.out_of_budget()}")
@@ -120,7 +124,7 @@ def search(
                 ledger.retire()
                 screen.say(f"{paused - ledger.resting} paused trials end where they are, for better ones went on")
             if not ledger.complete():
-                raise RunError(f"{run.folder}: Ray ended before all trials had; the same command continues")
+                raise RunError(f"{run.shown}: Ray ended before all trials had; the same command continues")
         ledger.settle()
         _let_go(ledger.keeping, screen)
         if ledger.used_up() and not ledger.out_of_budget():
@@ -141,7 +145,7 @@ def search(
         run.results.merge()
         _let_go(confirmation.keeping, screen)
         if confirmation.stuck():
-            raise RunError(f"{run.folder}: stopped: {confirmation.stuck()}")
+            raise RunError(f"{run.shown}: stopped: {confirmation.stuck()}")
         if not confirmation.complete():
             screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
         return True
@@ -222,6 +226,7 @@ def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) ->
         partial = run.reference_path.with_suffix(".partial")
         shutil.copyfile(prepared, partial)
         os.replace(partial, run.reference_path)
+        run.files.send_once(run.reference_path)
     reference = load_reference(run.reference_path)
     check_reference(images, space.objective, reference)
     run.settle(reference.named(space.objective.metric), reference.key)

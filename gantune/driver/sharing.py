@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import ray
 import torch
@@ -12,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gantune.data.data_set import DataSet, open_data
 from gantune.driver.connection import joined
 from gantune.driver.exposure import OPEN, joined_without_token
+from gantune.driver.workplace import reference_of
 from gantune.errors import RunError
 from gantune.metrics.reference_file import load_reference
 from gantune.packing import Memory, Share, measure_memory, measure_threads, needed_of, part
@@ -74,7 +74,7 @@ def _gpus(space: SearchSpace, run: Run, say: Say) -> float:
     if there < 1:
         return 0.0
     say("measuring how much memory of a GPU trials need")
-    memory = min(_measured(space, run.reference_path.resolve()), key=lambda memory: memory.trials)
+    memory = min(_measured(space, run), key=lambda memory: memory.trials)
     trials = memory.trials
     say(
         f"{trials} {'trials' if trials > 1 else 'trial'} a GPU: "
@@ -83,12 +83,14 @@ def _gpus(space: SearchSpace, run: Run, say: Say) -> float:
     return part(trials)
 
 
-def _measured(space: SearchSpace, reference: Path) -> Sequence[Memory]:
+def _measured(space: SearchSpace, run: Run) -> Sequence[Memory]:
     """What a GPU of each machine holds, each measured by a process that ends with it."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
     task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1, max_retries=0)(_measure)
     waited = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(space, str(reference))
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            space, str(run.reference_path.resolve()), str(run.place or "")
+        )
         for node in nodes
     ]
     try:
@@ -99,8 +101,9 @@ def _measured(space: SearchSpace, reference: Path) -> Sequence[Memory]:
     return found
 
 
-def _measure(space: SearchSpace, reference: str) -> Memory:
-    return measure_memory(space, open_data(space.data), load_reference(Path(reference)), torch.device("cuda"))
+def _measure(space: SearchSpace, reference: str, place: str) -> Memory:
+    yardstick = load_reference(reference_of(place, reference))
+    return measure_memory(space, open_data(space.data), yardstick, torch.device("cuda"))
 
 
 def _cpus(space: SearchSpace, run: Run, images: DataSet, gpus: float, say: Say) -> float:

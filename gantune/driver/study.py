@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ class Study:
     collapse while no trial has a finite score yet.
     """
 
-    def __init__(self, place: Path | Database, space: SearchSpace, floor: float) -> None:
+    def __init__(
+        self, place: Path | Database, space: SearchSpace, floor: float, changed: Callable[[], None] = lambda: None
+    ) -> None:
         optuna.logging.set_verbosity(logging.ERROR)
         self._space = space
         self._floor = floor
@@ -82,6 +84,7 @@ class Study:
         self._driver = place.driver if isinstance(place, Database) else ""
         directions = [StudyDirection.MINIMIZE if low else StudyDirection.MAXIMIZE for low in self._lower]
         self._study, self._flush = open_study(place, directions)
+        self._changed = changed  # is called after each proposal and each ending
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
         self._count()
@@ -202,6 +205,7 @@ class Study:
                 if self._driver:
                     trial.set_user_attr("driver", self._driver)
                 self._flush()  # before any row is written that presumes it
+                self._changed()
                 return proposal
             self._reject(trial.number, trial, f"repeats #{first}")
             repeats += 1
@@ -304,6 +308,7 @@ class Study:
             values = self._worst(metrics) if dead or score is None else self._values(score, metrics)
             self._study.tell(trial, values)
             self._show((), values)
+        self._changed()
         del self._open[number]  # what a lost machine forgets of this the rows tell again
 
     def _values(self, score: float, metrics: Mapping[str, float]) -> list[float]:

@@ -19,6 +19,7 @@ from ray import tune
 from gantune.config import DataConfig, TrialConfig
 from gantune.data.data_set import DataSet, open_data
 from gantune.driver.ranks import ranks
+from gantune.driver.workplace import workplace
 from gantune.errors import DataError, GantuneError, ShortOfMemoryError, StorageError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference
@@ -115,6 +116,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         pickled: bytes,
         folder: str,
         reference: str,
+        place: str,
         threads: int,
         device: str,
         micro_batches: int,
@@ -122,19 +124,21 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
     ) -> Generator[Progress]:
         torch.set_num_threads(threads)
         config: TrialConfig = pickle.loads(pickled)
-        try:
-            images, yardstick = _images(config.data), _reference(Path(reference))
-            check_reference(images, config.objective, yardstick)
-        except GantuneError as error:  # the driver could read them when it began
-            raise _MachineError(str(error)) from error
-        set_aside_damaged(Path(folder))
-        where = choose_device("cpu" if _without_gpu(device) else device)
-        wish = {
-            **{"pickled": pickled, "folder": folder, "reference": reference},
-            **{"threads": threads, "device": where.type, "micro_batches": micro_batches},
-        }
-        with ranks(processes, where, wish) as world:
-            yield from train_trial(config, images, yardstick, Path(folder), where, world, micro_batches)
+        with workplace(place, folder, reference) as here:
+            try:
+                images, yardstick = _images(config.data), _reference(here.reference)
+                check_reference(images, config.objective, yardstick)
+            except GantuneError as error:  # the driver could read them when it began
+                raise _MachineError(str(error)) from error
+            set_aside_damaged(here.folder)
+            where = choose_device("cpu" if _without_gpu(device) else device)
+            wish = {
+                **{"pickled": pickled, "folder": str(here.folder), "reference": str(here.reference)},
+                **{"threads": threads, "device": where.type, "micro_batches": micro_batches},
+            }
+            with ranks(processes, where, wish) as world:
+                reports = train_trial(config, images, yardstick, here.folder, where, world, micro_batches)
+                yield from here.sent(reports)
 
     def step(self) -> dict[str, Any]:
         """Train to the next report. What a person must mend is reported, not raised: a retry would not help.

@@ -1,12 +1,14 @@
 """Put one trial's weights, optimizers and counters where another trial continues from."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.config import TrialConfig
 from gantune.errors import CheckpointError
+from gantune.mirror import Here
 from gantune.trial import BEST, LATEST, Progress
 from gantune.writing import trial_document
 
@@ -28,3 +30,14 @@ def transplant(donor: Path, folder: Path, config: TrialConfig, best_score: float
     if best_score is None:
         (folder / BEST).unlink(missing_ok=True)
     write_checkpoint(folder / LATEST, "trial", tensors, meta)
+
+
+@contextlib.contextmanager
+def moved(files: Here, donor: Path, folder: Path) -> Iterator[None]:
+    """Have what a transplant reads at hand, and let what it wrote lie where the run does, in the same order."""
+    for path in (donor / LATEST, folder / LATEST, folder / BEST):
+        files.fetch(path)
+    yield
+    if not (folder / BEST).exists():
+        files.drop([folder / BEST])
+    files.send(folder / LATEST)

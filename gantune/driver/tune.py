@@ -88,6 +88,7 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
             "pickled": pickle.dumps(proposal.config),  # the trial's config.yaml, which takes longer to read
             "folder": str(self._books.folder(proposal.number).resolve()),
             "reference": str(self._run.reference_path.resolve()),
+            "place": str(self._run.place or ""),
             "micro_batches": (chunks := read_attempts(self._books.folder(proposal.number)).micro_batches),
             "alone": chunks > 1,
             **self._share,
@@ -254,7 +255,7 @@ def carry(
             _fit(space, run, books, scheduler, limit, screen, control, share)
         except _Gone as error:
             if not limit.asked:
-                raise RayGoneError(f"{run.folder}: Ray ended unexpectedly; see {run.folder / 'ray.log'}") from error
+                raise RayGoneError(f"{run.shown}: Ray ended unexpectedly; see {run.folder / 'ray.log'}") from error
     screen.rest(books)
     if limit.asked:
         screen.say(f"stopped after {duration(books.seconds())}; the same command continues")
@@ -305,7 +306,7 @@ def _fit(
             raise _Gone from error
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             raise  # a disk's, which the search knows how to tell
-        raise RunError(f"{run.folder}: Ray failed: {error}; nothing is lost, the same command continues") from error
+        raise RunError(f"{run.shown}: Ray failed: {error}; nothing is lost, the same command continues") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
