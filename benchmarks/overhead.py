@@ -160,7 +160,7 @@ class Weighing(Screen):
     def ended(self, row: Row, books: Books) -> None:
         """A trial has ended."""
         super().ended(row, books)
-        count = sum(books.ended.values())
+        count = sum(books.ended.values()) + books.resting
         if count % self._every == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             self.megabytes[count] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20

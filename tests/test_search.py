@@ -158,7 +158,7 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):
     arguments = ("search", str(space), "--set", f"budget.trials={asked}")
     run = Run(tmp_path / "runs" / "tiny")
     process = subprocess.Popen(**command(tmp_path, *arguments), stderr=subprocess.DEVNULL)
-    wait_for(process, lambda: sum(row.state in ENDED for row in run.results.rows()) >= 3)
+    wait_for(process, lambda: sum(row.state != "running" for row in run.results.rows()) >= 3)
     process.kill()
     process.wait()
     before = run.results.rows()
@@ -167,7 +167,7 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):
     assert_whole(run, asked)
     after = run.results.rows()
     assert before == after[: len(before)]
-    reports = Counter((row.trial, row.samples_seen) for row in after)
+    reports = Counter((row.trial, row.samples_seen, row.state) for row in after)
     assert max(reports.values()) == 1
 
 
