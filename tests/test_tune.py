@@ -110,6 +110,21 @@ def test_room_is_what_fits_on_each_machine_that_is_up(share, trials, monkeypatch
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     monkeypatch.setattr(tune.ray, "nodes", lambda: machines)
-    for others in (False, True):
-        monkeypatch.setattr(tune, "joined", lambda others=others: others)
-        assert _Room(share).trials() == trials + others
+    monkeypatch.setattr(tune, "joined", lambda: False)
+    assert _Room(share).trials() == trials
+
+
+def test_as_many_again_wait_for_a_cluster_to_grow_and_one_where_it_has_not_for_a_while(monkeypatch):
+    clock, machines = Clock(monkeypatch), []
+    monkeypatch.setattr(tune.ray, "nodes", lambda: machines)
+    monkeypatch.setattr(tune, "joined", lambda: True)
+    room = _Room(Share(cpus=1, gpus=0.5))
+    assert room.trials() == 1
+    for count, trials in ((1, 4), (2, 8), (4, 16)):
+        machines[:] = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}] * count
+        clock.now += 300
+        assert room.trials() == trials
+    clock.now += 590
+    assert room.trials() == 16
+    clock.now += 20
+    assert room.trials() == 9

@@ -38,6 +38,7 @@ from gantune.trial import Progress
 MOST_PENDING = 1_000_000
 SECONDS_BETWEEN = 5.0  # looks at the machines that there are
 SECONDS_TO_START = 60.0  # a worker
+SECONDS_TO_GROW = 600.0  # a cluster, by a machine that is rented
 
 
 class RayGoneError(RunError):
@@ -125,22 +126,29 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
 
 
 class _Room:
-    """How many trials fit on the machines that there are, and one more where a trial that waits may bring a machine.
+    """How many trials fit on the machines that there are, and more where trials that wait may bring machines.
 
-    It is asked for seldom, as machines come and go seldom.
+    Of a cluster that may grow as many again wait, so that it doubles; where it has not for a while, one alone does:
+    what waits was proposed before what trains has taught anything. Machines are looked at seldom, as they come and go
+    seldom.
     """
 
     def __init__(self, share: Share) -> None:
         self._share = share
-        self._trials = 0
+        self._trials = self._fit = 0
         self._looked = -SECONDS_BETWEEN
+        self._grew = time.monotonic()
 
     def trials(self) -> int:
         """All of them, running or not."""
         if time.monotonic() - self._looked >= SECONDS_BETWEEN:
             self._looked = time.monotonic()
             fit = sum(self._on(node["Resources"]) for node in ray.nodes() if node["Alive"])
-            self._trials = max(1, fit + joined())
+            if fit > self._fit:
+                self._grew = time.monotonic()
+            self._fit = fit
+            grows = joined() and time.monotonic() - self._grew < SECONDS_TO_GROW
+            self._trials = max(1, fit + (max(1, fit) if grows else joined()))
         return self._trials
 
     def _on(self, resources: Mapping[str, float]) -> int:
