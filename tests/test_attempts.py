@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
 from test_ledger import Books, progress
 
 from gantune.driver.attempts import FILE, Attempts, read_attempts, write_attempts
+from gantune.driver.books import MOST_MOVES
 from gantune.driver.trainable import fault_of
-from gantune.driver.tune import _Asking, _Limit, _placed
+from gantune.driver.tune import _Asking, _Limit, _machine_lost, _placed
 from gantune.errors import DataError, PluginError, RunError, ShortOfMemoryError, StorageError
 from gantune.packing import Share
 
@@ -43,6 +46,34 @@ def test_a_trial_that_kills_every_worker_fails_after_its_retries_over_all_sessio
         assert (row is None) == (session < retries)
     assert ended[0].state == "failed"
     assert ended[0].cause == f"its worker died (after {retries} retries; see ray.log)"
+
+
+def test_a_trial_whose_machine_is_lost_goes_on_and_that_is_no_crash(books):
+    ledger = books.open("search.retries=0")
+    first = ledger.next()
+    for _ in range(MOST_MOVES):
+        assert ledger.move(0, "the machine of #0 was lost") is None
+        assert ledger.next() == first
+    assert read_attempts(ledger.folder(0)) == Attempts(moves=MOST_MOVES)
+    row = ledger.move(0, "the machine of #0 was lost")
+    assert (row.state, row.cause) == (
+        "failed",
+        "the machine of #0 was lost (with 20 others before, under this trial; see ray.log)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("The actor died because its node has died. Node Id: 1f The raylet died unexpectedly", True),
+        ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", False),
+    ],
+)
+def test_a_lost_machine_is_told_from_a_worker_that_died(text, lost):
+    context = ActorDiedErrorContext(error_message=text, class_name="GanTrainable", actor_id=b"a" * 16)
+    assert _machine_lost(ActorDiedError(context)) is lost
+    assert not _machine_lost(ActorDiedError())
+    assert not _machine_lost(None)
 
 
 def test_a_failed_trial_is_tried_again_once_a_session_and_told_once(books):

@@ -12,9 +12,12 @@ FILE = "attempts.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
-    """`crashes` counts workers that died of it, `micro_batches` the chunks a batch; over all sessions."""
+    """`crashes` counts workers that died of it, `moves` machines that were lost under it, `micro_batches` the chunks a
+    batch; over all sessions.
+    """
 
     crashes: int = 0
+    moves: int = 0
     micro_batches: int = 1
 
 

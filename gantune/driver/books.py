@@ -23,6 +23,7 @@ from gantune.trial import Progress
 from gantune.writing import dump, trial_document
 
 MOST_FAILURES = 3  # in a row, with no report between them
+MOST_MOVES = 20  # of a trial whose machines are lost
 NOTHING = Progress(samples_seen=0, score=None, best_score=None, metrics={})
 
 
@@ -65,6 +66,17 @@ class Books:
         self._note_attempts(number, replace(tried, crashes=tried.crashes + 1))
         if tried.crashes >= self._retries:
             return self.fail(number, f"{cause} (after {tried.crashes} retries; see ray.log)")
+        self._again(number)
+        return None
+
+    def move(self, number: int, cause: str) -> Row | None:
+        """Note that a trial's machine is gone, as rented ones go; it is issued again, up to twenty times."""
+        if number not in self._proposals:
+            return None
+        tried = read_attempts(self.folder(number))
+        self._note_attempts(number, replace(tried, moves=tried.moves + 1))
+        if tried.moves >= MOST_MOVES:
+            return self.fail(number, f"{cause} (with {tried.moves} others before, under this trial; see ray.log)")
         self._again(number)
         return None
 

@@ -208,6 +208,10 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         logging.getLogger("ray").error("trial %s: %s", trial.config["number"], text)
         if isinstance(error, ray.exceptions.OutOfMemoryError):
             row = self._books.lack_memory(trial.config["number"], "out of memory: Ray ended its worker; see ray.log")
+        elif _machine_lost(error):
+            where = f"the machine of #{trial.config['number']} was lost"
+            self._screen.say(f"{where}; the trial goes on elsewhere from its last checkpoint")
+            row = self._books.move(trial.config["number"], where)
         else:
             row = self._books.crash(trial.config["number"], text.splitlines()[-1])
         self._ended(row)
@@ -221,6 +225,11 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         if row is not None:
             self._screen.ended(row, self._books)
             self._control.ended(row)
+
+
+def _machine_lost(error: Exception | None) -> bool:
+    """Whether a worker died with its machine, taken away or not: Ray says only in words that it was not."""
+    return isinstance(error, ray.exceptions.ActorDiedError) and (error.preempted or "its node has died" in str(error))
 
 
 class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
