@@ -150,7 +150,7 @@ def settled(run, monkeypatch, gpus=0, measured=(), threads=2, **resources):
     run.begin(space)
     said = []
     monkeypatch.setattr(sharing.ray, "cluster_resources", lambda: {"CPU": 16, "GPU": gpus})
-    monkeypatch.setattr(sharing, "_measured", lambda space, reference: measured)
+    monkeypatch.setattr(sharing, "_measured", lambda space, run, images: measured)
     monkeypatch.setattr(sharing, "measure_threads", lambda space, images, cpus: threads)
     monkeypatch.setattr(sharing, "look_at_machine", lambda: Machine(cpus=16, free=0))
     return sharing.settle(space, run, SimpleNamespace(), said.append), said

@@ -1,10 +1,22 @@
 """Where trials run: fractions of pretended GPUs on Ray's own cluster of several nodes in one machine."""
 
+import pickle
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from gantune.config import DataConfig
+from gantune.data.data_set import open_data
+from gantune.domains import FixedDraw
+from gantune.driver import trainable
+from gantune.driver.sharing import shipped
+from gantune.metrics.reference_file import prepare_reference
 from gantune.run import Run
+from gantune.space import load_space
 
 SEARCH = """
 import ray
@@ -59,3 +71,30 @@ def test_sixteen_trials_share_the_gpus_of_two_nodes_and_none_is_promised_twice(t
         for stay in stays.values()
         for moment, _ in stay
     )
+
+
+def test_what_a_cluster_was_sent_is_not_opened_where_it_trains(tmp_path, monkeypatch):
+    (tmp_path / "space.yaml").write_text(SPACE)
+    space = load_space(tmp_path / "space.yaml", ["space.lr_g=1e-3"])
+    images = open_data(space.data)
+    config = space.draw(FixedDraw({}), seed=0)
+    reference = prepare_reference(images)
+    monkeypatch.setattr(trainable, "open_data", lambda config: pytest.fail("there is no such folder here"))
+    actor = trainable.GanTrainable.__new__(trainable.GanTrainable)
+    wish = {
+        **{"number": 0, "alone": False, "pickled": pickle.dumps(config), "folder": str(tmp_path), "place": ""},
+        **{"reference": str(reference), "threads": 1, "device": "cpu", "micro_batches": 1, "processes": 1},
+    }
+    actor.setup(wish, images=shipped(images))
+    assert actor._trial is not None
+    assert next(actor._trial).samples_seen == 608  # the first of four reports, in whole batches
+    actor.cleanup()
+
+
+def test_pictures_that_are_mapped_from_a_file_are_sent_as_a_plain_array(tmp_path):
+    images = open_data(DataConfig(dataset="digits", size=8))
+    np.save(tmp_path / "examples.npy", images.examples)
+    mapped = replace(images, examples=np.load(tmp_path / "examples.npy", mmap_mode="r"))
+    assert type(shipped(mapped).examples) is np.ndarray
+    assert np.array_equal(shipped(mapped).examples, images.examples)
+    assert shipped(mapped).key == images.key

@@ -68,7 +68,8 @@ class _Rank:
         torch.set_num_threads(wish["threads"])
         config, folder = pickle.loads(wish["pickled"]), Path(wish["folder"])
         device = choose_device(wish["device"])
-        images, reference = open_data(config.data), load_reference(Path(wish["reference"]))
+        images = wish["images"] or open_data(config.data)
+        reference = load_reference(Path(wish["reference"]))
         _meet(rank, count, address, device)
         try:
             for _ in train_trial(config, images, reference, folder, device, World(rank, count), wish["micro_batches"]):

@@ -108,7 +108,9 @@ def search(
             stack.enter_context(connected(log, address))
             with agreed:
                 share = settle(space, run, images, screen.say)
-            scheduler = _carry(space, run, ledger, lambda: _schedule(space, ledger, requests), screen, control, share)
+            scheduler = _carry(
+                space, run, ledger, lambda: _schedule(space, ledger, requests), screen, control, share, images
+            )
             if scheduler is None:
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
@@ -140,7 +142,7 @@ def search(
         with agreed:
             share = share or settle(space, run, images, screen.say)
         control = Control(requests, confirmation, screen)
-        if _carry(space, run, confirmation, FIFOScheduler, screen, control, share) is None:
+        if _carry(space, run, confirmation, FIFOScheduler, screen, control, share, images) is None:
             return False
         run.results.merge()
         _let_go(confirmation.keeping, screen)
@@ -204,12 +206,13 @@ def _carry(
     screen: Screen,
     control: Control,
     share: Share,
+    images: DataSet,
 ) -> TrialScheduler | None:
     """Train what the books ask for, starting a Ray of our own again that ends; None where a person stopped it."""
     for restarts in range(MOST_RESTARTS + 1):
         try:
             scheduler = schedule()
-            return scheduler if carry(space, run, books, scheduler, screen, control, share) else None
+            return scheduler if carry(space, run, books, scheduler, screen, control, share, images) else None
         except RayGoneError as error:
             books.recall()
             if restarts == MOST_RESTARTS:

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.autoscaler.sdk import request_resources
@@ -34,10 +37,16 @@ def settle(space: SearchSpace, run: Run, images: DataSet, say: Say) -> Share:
         if joined_without_token():
             say(f"the cluster {OPEN}")
         _await_machine(space, say)
-    gpus = _gpus(space, run, say)
+    gpus = _gpus(space, run, images, say)
     share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus, accelerator=space.resources.accelerator_type)
     run.note_resources({"cpus_per_trial": share.cpus, "gpus_per_trial": share.gpus})
     return share
+
+
+def shipped(images: DataSet) -> DataSet:
+    """Data as Ray's object store holds them, once a machine, for all its workers to map."""
+    held: Any = np.asarray(images.examples)  # of a file that is mapped, the plain array
+    return replace(images, examples=held)
 
 
 def _await_machine(space: SearchSpace, say: Say) -> None:
@@ -65,7 +74,7 @@ def _holds(wanted: Mapping[str, float]) -> bool:
     return any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in there)
 
 
-def _gpus(space: SearchSpace, run: Run, say: Say) -> float:
+def _gpus(space: SearchSpace, run: Run, images: DataSet, say: Say) -> float:
     asked, there = space.resources.gpus_per_trial, ray.cluster_resources().get("GPU", 0)
     if asked is None:
         return 1.0 if there >= 1 else 0.0
@@ -74,7 +83,7 @@ def _gpus(space: SearchSpace, run: Run, say: Say) -> float:
     if there < 1:
         return 0.0
     say("measuring how much memory of a GPU trials need")
-    memory = min(_measured(space, run), key=lambda memory: memory.trials)
+    memory = min(_measured(space, run, images), key=lambda memory: memory.trials)
     trials = memory.trials
     say(
         f"{trials} {'trials' if trials > 1 else 'trial'} a GPU: "
@@ -83,13 +92,14 @@ def _gpus(space: SearchSpace, run: Run, say: Say) -> float:
     return part(trials)
 
 
-def _measured(space: SearchSpace, run: Run) -> Sequence[Memory]:
+def _measured(space: SearchSpace, run: Run, images: DataSet) -> Sequence[Memory]:
     """What a GPU of each machine holds, each measured by a process that ends with it."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
+    there = ray.put(shipped(images)) if joined() else None
     task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1, max_retries=0)(_measure)
     waited = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            space, str(run.reference_path.resolve()), str(run.place or "")
+            space, str(run.reference_path.resolve()), str(run.place or ""), there
         )
         for node in nodes
     ]
@@ -101,9 +111,9 @@ def _measured(space: SearchSpace, run: Run) -> Sequence[Memory]:
     return found
 
 
-def _measure(space: SearchSpace, reference: str, place: str) -> Memory:
+def _measure(space: SearchSpace, reference: str, place: str, images: DataSet | None) -> Memory:
     yardstick = load_reference(reference_of(place, reference))
-    return measure_memory(space, open_data(space.data), yardstick, torch.device("cuda"))
+    return measure_memory(space, images or open_data(space.data), yardstick, torch.device("cuda"))
 
 
 def _cpus(space: SearchSpace, run: Run, images: DataSet, gpus: float, say: Say) -> float:

@@ -87,8 +87,9 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
 
     _trial: Generator[Progress] | None = None
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Called by Tune in a new actor."""
+    def setup(self, config: dict[str, Any], images: DataSet | None = None) -> None:
+        """Called by Tune in a new actor; with the data on a cluster, whose machines may not have them."""
+        self._given = images
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -126,7 +127,8 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
         config: TrialConfig = pickle.loads(pickled)
         with workplace(place, folder, reference) as here:
             try:
-                images, yardstick = _images(config.data), _reference(here.reference)
+                images = _images(config.data) if self._given is None else self._given
+                yardstick = _reference(here.reference)
                 check_reference(images, config.objective, yardstick)
             except GantuneError as error:  # the driver could read them when it began
                 raise _MachineError(str(error)) from error
@@ -134,7 +136,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             where = choose_device("cpu" if _without_gpu(device) else device)
             wish = {
                 **{"pickled": pickled, "folder": str(here.folder), "reference": str(here.reference)},
-                **{"threads": threads, "device": where.type, "micro_batches": micro_batches},
+                **{"threads": threads, "device": where.type, "micro_batches": micro_batches, "images": self._given},
             }
             with ranks(processes, where, wish) as world:
                 reports = train_trial(config, images, yardstick, here.folder, where, world, micro_batches)

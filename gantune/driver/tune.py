@@ -21,11 +21,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from gantune.data.data_set import DataSet
 from gantune.driver.attempts import read_attempts
 from gantune.driver.books import Books
 from gantune.driver.connection import gone, joined
 from gantune.driver.control import Control
 from gantune.driver.screen import Screen, duration
+from gantune.driver.sharing import shipped
 from gantune.driver.study import Proposal
 from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
@@ -262,6 +264,7 @@ def carry(
     screen: Screen,
     control: Control,
     share: Share,
+    images: DataSet,
 ) -> bool:
     """Train what the books ask for; False where a person stopped it. Raises RayGoneError where it can go on."""
     control.scheduler = scheduler
@@ -269,7 +272,7 @@ def carry(
     with _stop_on_signal(limit):
         books.occupy(share.gpus)
         try:
-            _fit(space, run, books, scheduler, limit, screen, control, share)
+            _fit(space, run, books, scheduler, limit, screen, control, share, images)
         except _Gone as error:
             if not limit.asked:
                 raise RayGoneError(f"{run.shown}: Ray ended unexpectedly; see {run.folder / 'ray.log'}") from error
@@ -288,13 +291,15 @@ def _fit(
     screen: Screen,
     control: Control,
     share: Share,
+    images: DataSet,
 ) -> None:
     _check_room(share)
     if not share.gpus and space.budget.gpu_hours is not None:
         raise RunError(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
-    shell = tune.with_resources(GanTrainable, functools.partial(_placed, share))
+    shell = tune.with_parameters(GanTrainable, images=shipped(images)) if joined() else GanTrainable
+    shell = tune.with_resources(shell, functools.partial(_placed, share))
     scratch, asking = books.scratch, _Asking(books, run, share, limit, _Room(share).trials)
     tuner = tune.Tuner(
         shell,
