@@ -244,7 +244,7 @@ def test_a_damaged_manifest_is_named(runs, space, content):
 def test_a_manifest_of_another_format_says_which(runs, space):
     run = begun(runs, "a", space)
     (run.folder / "manifest.json").write_text(json.dumps({**run.manifest(), "format": 99}))
-    with pytest.raises(RunError, match="has format 99; this gantune reads 2"):
+    with pytest.raises(RunError, match="has format 99; this gantune reads 3"):
         run.begin(space)
 
 
