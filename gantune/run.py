@@ -7,23 +7,20 @@ import json
 import os
 import platform
 import shlex
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from gantune import __version__
 from gantune.config import Scalar
 from gantune.errors import CheckpointError, NoSurvivorError, RunError
 from gantune.mirror import Here, Mirror, find_run
 from gantune.objectives import fronts, point
+from gantune.provenance import session
 from gantune.results import Results, Row
 from gantune.space import SearchSpace
 from gantune.standings import Standing, rank
@@ -175,7 +172,7 @@ class Run:
                     f"{self.shown}: its study lies in {self.study_path.name}; leave --storage out, or use --name"
                 )
         shared = {} if storage is None else {"storage": storage, "host": platform.node(), "pid": os.getpid()}
-        sessions = [*(manifest or {}).get("sessions", []), _session() | shared]
+        sessions = [*(manifest or {}).get("sessions", []), session() | shared]
         self._write("space.yaml", dump(document))
         values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
         if storage is not None:  # a database is shared with other runs, perhaps of the same name
@@ -384,27 +381,3 @@ def _difference(path: str, before: Any, after: Any) -> str:
             if before.get(key) != after.get(key):
                 return _difference(f"{path}.{key}", before.get(key), after.get(key))
     return f"{path}: {before} became {after}"
-
-
-def versions() -> dict[str, str]:
-    """The packages that a run's numbers depend on, as they are installed."""
-    found = {}
-    for name in ("torch", "torchvision", "ray", "optuna", "numpy", "pyarrow", "scikit-learn"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _session() -> dict[str, Any]:
-    machine = {"system": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]}
-    return {"gantune": __version__, "git": _git_commit(), "packages": versions(), "machine": machine}
-
-
-def _git_commit() -> str | None:
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

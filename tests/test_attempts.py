@@ -10,8 +10,9 @@ from test_ledger import Books, progress
 
 from gantune.driver.attempts import FILE, Attempts, read_attempts, write_attempts
 from gantune.driver.books import MOST_MOVES
+from gantune.driver.room import placed
 from gantune.driver.trainable import fault_of
-from gantune.driver.tune import _Asking, _Limit, _machine_lost, _placed
+from gantune.driver.tune import _Asking, _Limit, _machine_lost
 from gantune.errors import DataError, PluginError, RunError, ShortOfMemoryError, StorageError
 from gantune.packing import Share
 
@@ -144,10 +145,10 @@ def test_a_session_knows_how_many_chunks_the_one_before_came_to(books):
 
 
 def test_who_is_short_of_memory_has_a_gpu_to_itself():
-    assert _placed(Share(cpus=1, gpus=0.25), {"alone": True}).required_resources == {"CPU": 1, "GPU": 1}
-    assert _placed(Share(cpus=1, gpus=0.25), {"alone": False}).required_resources == {"CPU": 1, "GPU": 0.25}
-    assert _placed(Share(cpus=1, gpus=2), {"alone": True}).required_resources == {"CPU": 1, "GPU": 2}
-    assert _placed(Share(cpus=1, gpus=0), {"alone": True}).required_resources.get("GPU", 0) == 0
+    assert placed(Share(cpus=1, gpus=0.25), {"alone": True}).required_resources == {"CPU": 1, "GPU": 1}
+    assert placed(Share(cpus=1, gpus=0.25), {"alone": False}).required_resources == {"CPU": 1, "GPU": 0.25}
+    assert placed(Share(cpus=1, gpus=2), {"alone": True}).required_resources == {"CPU": 1, "GPU": 2}
+    assert placed(Share(cpus=1, gpus=0), {"alone": True}).required_resources.get("GPU", 0) == 0
 
 
 def test_a_fault_of_the_machine_stops_the_search_and_leaves_the_trial_open(books):

@@ -93,14 +93,14 @@ def test_what_another_process_failed_of_is_what_the_trial_failed_of(monkeypatch)
 
 @pytest.mark.parametrize("type_of_gpu", ["A100", None])
 def test_a_type_of_gpu_that_no_machine_has_is_refused_with_those_there_are(monkeypatch, type_of_gpu):
-    from gantune.driver import tune
+    from gantune.driver.room import check_room
     from gantune.errors import RunError
 
     node = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0, "accelerator_type:T4": 1.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [node])
     share = Share(cpus=1, gpus=1, accelerator=type_of_gpu)
     if type_of_gpu is None:
-        tune._check_room(share)
+        check_room(share)
         return
     with pytest.raises(RunError, match=r"no machine has a GPU of type A100; resources\.accelerator_type may be T4"):
-        tune._check_room(share)
+        check_room(share)

@@ -9,8 +9,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchGenerator
 from test_ledger import Books
 
+from gantune.driver import room as room_module
 from gantune.driver import tune
-from gantune.driver.tune import _Asking, _pending_as_asked, _queued, _Room
+from gantune.driver.room import Room
+from gantune.driver.tune import _Asking, _pending_as_asked, _queued
 from gantune.packing import Share
 
 
@@ -109,16 +111,16 @@ def test_room_is_what_fits_on_each_machine_that_is_up(share, trials, monkeypatch
         {"Alive": True, "Resources": {"CPU": 8.0}},
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
-    monkeypatch.setattr(tune.ray, "nodes", lambda: machines)
-    monkeypatch.setattr(tune, "joined", lambda: False)
-    assert _Room(share).trials() == trials
+    monkeypatch.setattr(room_module.ray, "nodes", lambda: machines)
+    monkeypatch.setattr(room_module, "joined", lambda: False)
+    assert Room(share).trials() == trials
 
 
 def test_as_many_again_wait_for_a_cluster_to_grow_and_one_where_it_has_not_for_a_while(monkeypatch):
     clock, machines = Clock(monkeypatch), []
-    monkeypatch.setattr(tune.ray, "nodes", lambda: machines)
-    monkeypatch.setattr(tune, "joined", lambda: True)
-    room = _Room(Share(cpus=1, gpus=0.5))
+    monkeypatch.setattr(room_module.ray, "nodes", lambda: machines)
+    monkeypatch.setattr(room_module, "joined", lambda: True)
+    room = Room(Share(cpus=1, gpus=0.5))
     assert room.trials() == 1
     for count, trials in ((1, 4), (2, 8), (4, 16)):
         machines[:] = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}] * count

@@ -65,7 +65,7 @@ def command(trial: str, run: str | None, runs: options.Runs, out: Path | None, d
 
 def _changed(recorded: Mapping[str, str]) -> str:
     """Which packages have changed since the run was last driven."""
-    from gantune.run import versions
+    from gantune.provenance import versions
 
     present = versions()
     changed = [f"{name} was {then} and is {present[name]}" for name, then in recorded.items() if present[name] != then]

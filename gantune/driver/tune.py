@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -26,21 +26,20 @@ from gantune.driver.attempts import read_attempts
 from gantune.driver.books import Books
 from gantune.driver.connection import gone, joined
 from gantune.driver.control import Control
+from gantune.driver.room import Room, check_room, placed
 from gantune.driver.screen import Screen, duration
 from gantune.driver.sharing import shipped
 from gantune.driver.study import Proposal
 from gantune.driver.trainable import GanTrainable
 from gantune.errors import RunError
-from gantune.packing import Share, needed_of
+from gantune.packing import Share
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress
 
 MOST_PENDING = 1_000_000
-SECONDS_BETWEEN = 5.0  # looks at the machines that there are
 SECONDS_TO_START = 60.0  # a worker
-SECONDS_TO_GROW = 600.0  # a cluster, by a machine that is rented
 
 
 class RayGoneError(RunError):
@@ -125,37 +124,6 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth."""
-
-
-class _Room:
-    """How many trials fit on the machines that there are, and more where trials that wait may bring machines.
-
-    Of a cluster that may grow as many again wait, so that it doubles; where it has not for a while, one alone does:
-    what waits was proposed before what trains has taught anything. Machines are looked at seldom, as they come and go
-    seldom.
-    """
-
-    def __init__(self, share: Share) -> None:
-        self._share = share
-        self._trials = self._fit = 0
-        self._looked = -SECONDS_BETWEEN
-        self._grew = time.monotonic()
-
-    def trials(self) -> int:
-        """All of them, running or not."""
-        if time.monotonic() - self._looked >= SECONDS_BETWEEN:
-            self._looked = time.monotonic()
-            fit = sum(self._on(node["Resources"]) for node in ray.nodes() if node["Alive"])
-            if fit > self._fit:
-                self._grew = time.monotonic()
-            self._fit = fit
-            grows = joined() and time.monotonic() - self._grew < SECONDS_TO_GROW
-            self._trials = max(1, fit + (max(1, fit) if grows else joined()))
-        return self._trials
-
-    def _on(self, resources: Mapping[str, float]) -> int:
-        wanted = self._share.wanted.items()
-        return min(int(resources.get(name, 0) / count + 1e-6) for name, count in wanted if count)
 
 
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
@@ -293,14 +261,14 @@ def _fit(
     share: Share,
     images: DataSet,
 ) -> None:
-    _check_room(share)
+    check_room(share)
     if not share.gpus and space.budget.gpu_hours is not None:
         raise RunError(
             "budget.gpu_hours would never be used up, for there is no GPU; use budget.hours or budget.samples"
         )
     shell = tune.with_parameters(GanTrainable, images=shipped(images)) if joined() else GanTrainable
-    shell = tune.with_resources(shell, functools.partial(_placed, share))
-    scratch, asking = books.scratch, _Asking(books, run, share, limit, _Room(share).trials)
+    shell = tune.with_resources(shell, functools.partial(placed, share))
+    scratch, asking = books.scratch, _Asking(books, run, share, limit, Room(share).trials)
     tuner = tune.Tuner(
         shell,
         tune_config=tune.TuneConfig(
@@ -356,34 +324,6 @@ def _pending_as_asked() -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
-
-
-def _placed(share: Share, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial occupies, on one machine; one that was short of memory has a GPU to itself."""
-    return tune.PlacementGroupFactory(share.bundles(alone=config["alone"]), strategy="STRICT_PACK")
-
-
-def _check_room(share: Share) -> None:
-    """Raise RunError where no machine could ever hold one trial: Tune would wait for ever."""
-    cpus, gpus = share.cpus, share.gpus
-    if gpus > 1 and gpus != int(gpus):
-        raise RunError(f"resources.gpus_per_trial must be whole or at most 1, got {gpus:g}")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    of_type = [node for node in nodes if all(node.get(name, 0) > 0 for name in needed_of(share.accelerator))]
-    if not of_type:
-        there = sorted(
-            {name.partition(":")[2] for node in nodes for name in node if name.startswith("accelerator_type:")}
-        )
-        raise RunError(
-            f"no machine has a GPU of type {share.accelerator}; resources.accelerator_type may be "
-            f"{' or '.join(there) or 'left out, for there is no GPU'}"
-        )
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in of_type):
-        most = max((node.get("CPU", 0), node.get("GPU", 0)) for node in of_type)
-        raise RunError(
-            f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, and the largest machine has {most[0]:g} and {most[1]:g}; "
-            "lower resources.cpus_per_trial or resources.gpus_per_trial"
-        )
 
 
 @contextlib.contextmanager
