@@ -161,7 +161,7 @@ class Asha:
     """
 
     first_rung: Fraction = 0.08
-    reduction: Annotated[float, Bounds(low=1.5)] = 3.0
+    reduction: Annotated[float, Bounds(low=1.5)] = 2.0
     spared: Annotated[float, Bounds(low=0, high=1)] = 0.05
 
     def rungs(self, samples: int) -> list[int]:

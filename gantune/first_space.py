@@ -213,7 +213,7 @@ objective:
   samples: {{report: {reported}, final: {final}}}
   constraints: [recall >= 0.1]          # a small-sample distance alone rewards too little variety
 budget: {{trials: {budget.trials}, samples_per_trial: {budget.samples:_}, hours: {self.hours:g}}}
-search: {{sampler: tpe, scheduler: {{asha: {{first_rung: 0.08, reduction: 3}}}}, seed: 0}}
+search: {{sampler: tpe, scheduler: {{asha: {{first_rung: 0.08, reduction: 2}}}}, seed: 0}}
 
 space:
   architecture:

@@ -186,7 +186,7 @@ def test_check_says_what_a_search_would_run_and_starts_nothing(gantune, tmp_path
         assert any(line.split(maxsplit=1) == [path, str(domain)] for line in out.splitlines())
     assert "data: digits at 16x16\n" in out
     assert "budget: 24 trials of 90,000 samples, 1 h\n" in out
-    assert "24 trials -> about 8 beyond 7,200 samples -> about 3 beyond 21,600 samples -> about 1 beyond 64,800" in out
+    assert "24 trials -> about 12 beyond 7,200 samples -> about 6 beyond 14,400 samples -> about 3 beyond 28,800" in out
     assert "baseline: trial 0\n" in out
     assert out.endswith("OK. Nothing was started.\n")
     assert list(tmp_path.iterdir()) == []

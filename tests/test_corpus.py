@@ -95,7 +95,7 @@ def test_stopping_the_best_too_early_shows_as_regret():
 
 def test_halving_stops_the_worse_and_keeps_the_best():
     curves = [curve([40 + i * 10 - j for j in range(8)], config=i) for i in range(6)]
-    ends = played(replay.Policy("asha", replay.nan_only, lambda: replay.Halving(Asha(spared=0.0))), curves)
+    ends = played(replay.Policy("asha", replay.nan_only, lambda: replay.Asynchronous(Asha(spared=0.0))), curves)
     assert not ends[0].cut
     assert any(end.cut for end in ends)
 
@@ -134,7 +134,7 @@ def slump(each):
     return max(score / min(early[: index + 1]) for index, score in enumerate(early))
 
 
-@pytest.mark.parametrize("policy", ["ours", "ours + ASHA", "ours + ASHA, a tenth spared"])
+@pytest.mark.parametrize("policy", ["ours", "ours + ASHA", "ours + ASHA, some spared"])
 def test_a_search_keeps_a_best_run_that_slumped_early(policy):
     """Of the published curves: every one of the eight best of a family that lost 15% or more before it recovered."""
     slumped = []

@@ -404,7 +404,7 @@ def test_without_a_scheduler_nothing_is_stopped(load):
 
 def test_the_rungs_are_those_that_the_space_tells(load):
     space = load(SPACE, "search.scheduler={asha: {spared: 0}}")
-    assert space.rungs() == [96, 288, 864]
+    assert space.rungs() == [96, 192, 384, 768]
     for rung in space.rungs():
         scheduler = build_scheduler(space, [])
         assert hear(scheduler, 0, rung, 1.0) == CONTINUE

@@ -968,7 +968,7 @@ space:
 
 
 def test_rungs_are_fractions_of_the_budget(load, dcgan):
-    assert dcgan.rungs() == [7200, 21_600, 64_800]
+    assert dcgan.rungs() == [7200, 14_400, 28_800, 57_600]
     assert load(SPACE, "search.scheduler=none").rungs() == []
     assert load(SPACE, "search.scheduler.asha.first_rung=1").rungs() == []
     assert load(
@@ -1132,7 +1132,7 @@ def test_document_fills_in_the_defaults(dcgan):
     document = dcgan.document()
 
     assert document["objective"]["reports"] == 12
-    assert document["search"]["scheduler"] == {"asha": {"first_rung": 0.08, "reduction": 3.0, "spared": 0.05}}
+    assert document["search"]["scheduler"] == {"asha": {"first_rung": 0.08, "reduction": 2.0, "spared": 0.05}}
     assert document["space"]["loss"]["choose"]["wgan_gp"] == {"gp_weight": "log 1.0..20.0", "d_steps": "int 1..3"}
     assert document["space"]["ema_halflife_samples"] == 2000
     assert document["baseline"]["optimizer"] == {"adam": {"beta1": 0.5, "beta2": 0.999}}
