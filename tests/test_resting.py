@@ -106,7 +106,7 @@ def test_what_collapses_leaves_its_place_to_another():
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("config", [Asha(first_rung=0.1, reduction=3.0), Hyperband(brackets=2)], ids=["asha", "hyperband"])
+@pytest.mark.parametrize("config", [Asha(first_rung=0.1), Hyperband(brackets=2)], ids=["asha", "hyperband"])
 def test_in_the_end_a_rungs_best_part_went_on_whatever_the_order(config, seed):
     """As synchronous halving would have it, but for the few who were among the best for a while."""
     rng = random.Random(seed)
@@ -136,7 +136,7 @@ def test_in_the_end_a_rungs_best_part_went_on_whatever_the_order(config, seed):
             upper = came[: max(1, int(len(came) / config.reduction))]
             assert all(place[number] > index for number in upper)
             beyond = sum(place[number] > index for number in came)
-            assert beyond <= 2 * len(upper) + 3
+            assert beyond <= 2 * len(upper) + 5
 
 
 def test_of_several_objectives_the_whole_front_goes_on_and_the_rest_by_its_order():
