@@ -5,16 +5,20 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.tune.experiment import Trial
 from test_ledger import Books, progress
 
 from gantune.driver.attempts import FILE, Attempts, read_attempts, write_attempts
 from gantune.driver.books import MOST_MOVES
+from gantune.driver.deaths import error_of
 from gantune.driver.room import placed
 from gantune.driver.trainable import fault_of
 from gantune.driver.tune import _Asking, _Limit, _machine_lost
 from gantune.errors import DataError, PluginError, RunError, ShortOfMemoryError, StorageError
 from gantune.packing import Share
+
+DIED = ActorDiedErrorContext(error_message="its node has died", class_name="GanTrainable", actor_id=b"a" * 16)
 
 
 @pytest.fixture
@@ -75,6 +79,23 @@ def test_a_lost_machine_is_told_from_a_worker_that_died(text, lost):
     assert _machine_lost(ActorDiedError(context)) is lost
     assert not _machine_lost(ActorDiedError())
     assert not _machine_lost(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (ActorDiedError(cause=DIED), ActorDiedError),
+        (OutOfMemoryError("1 worker(s) were killed due to the node running low on memory"), OutOfMemoryError),
+        (ValueError("its node has died"), RuntimeError),
+    ],
+)
+def test_what_tune_knows_of_an_error_is_known_while_the_trial_ends(tmp_path, error, known):
+    trial = Trial("GanTrainable", stub=True, storage=SimpleNamespace(trial_driver_staging_path=str(tmp_path)))
+    assert error_of(trial) is None
+    trial.handle_error(error)
+    assert type(error_of(trial)) is known
+    assert str(error) in str(error_of(trial))
+    assert _machine_lost(error_of(trial)) is (known is ActorDiedError)
 
 
 def test_a_failed_trial_is_tried_again_once_a_session_and_told_once(books):

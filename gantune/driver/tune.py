@@ -26,6 +26,7 @@ from gantune.driver.attempts import read_attempts
 from gantune.driver.books import Books
 from gantune.driver.connection import gone, joined
 from gantune.driver.control import Control
+from gantune.driver.deaths import error_of
 from gantune.driver.room import Room, check_room, placed
 from gantune.driver.screen import Screen, duration
 from gantune.driver.sharing import shipped
@@ -173,7 +174,7 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if gone():  # no trial is to blame
             return
-        error = trial.get_error()
+        error = error_of(trial)
         text = str(error or "its worker died").strip()
         logging.getLogger("ray").error("trial %s: %s", trial.config["number"], text)
         if isinstance(error, ray.exceptions.OutOfMemoryError):
