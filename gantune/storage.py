@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -300,10 +300,11 @@ def _open(parts: SplitResult) -> tuple[Any, str]:
 
     if parts.scheme == "s3":
         options = dict(parse_qsl(parts.query))
+        endpoint, scheme = _endpoint(options)
         system = fs.S3FileSystem(
-            region=options.get("region") or _region(parts.netloc, options),
-            scheme=options.get("scheme"),
-            endpoint_override=options.get("endpoint_override"),
+            region=options.get("region") or _region(parts.netloc, endpoint),
+            scheme=scheme,
+            endpoint_override=endpoint,
             request_timeout=60,
             connect_timeout=10,
             allow_delayed_open=True,  # a small file is one request then
@@ -317,12 +318,20 @@ def _open(parts: SplitResult) -> tuple[Any, str]:
     return found
 
 
-def _region(bucket: str, options: dict[str, str]) -> str | None:
+def _endpoint(options: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The server and its scheme: as the URI says, else as the environment does, which pyarrow leaves out of account."""
+    told = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    if "endpoint_override" in options or not told.netloc:
+        return options.get("endpoint_override"), options.get("scheme")
+    return told.netloc, options.get("scheme") or told.scheme
+
+
+def _region(bucket: str, endpoint: str | None) -> str | None:
     """Where a bucket lies: as the environment says, else as AWS does; None leaves it to the SDK."""
     from pyarrow.fs import resolve_s3_region
 
     told = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if told or "endpoint_override" in options or "AWS_ENDPOINT_URL" in os.environ:
+    if told or endpoint:
         return told
     try:
         found: str = resolve_s3_region(bucket)

@@ -568,3 +568,14 @@ def test_a_file_is_there_whole_or_not_at_all(runs):
     assert runs.get("file") == b"second"
     runs.remove(["file", "never there"])
     assert runs.stored("file") is None
+
+
+def test_the_server_of_a_bucket_is_that_of_the_uri_or_else_of_the_environment(monkeypatch):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    assert storage._endpoint({}) == (None, None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://general:1")
+    assert storage._endpoint({}) == ("general:1", "https")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://store:2")
+    assert storage._endpoint({}) == ("store:2", "http")
+    assert storage._endpoint({"endpoint_override": "told:3", "scheme": "http"}) == ("told:3", "http")
