@@ -57,7 +57,7 @@ def awaited(monkeypatch, cluster, **resources):
 def test_a_cluster_without_room_is_waited_for_and_asked_to_grow(monkeypatch):
     cluster = Cluster({"CPU": 2.0}, {"CPU": 4.0, "GPU": 1.0})
     (said,) = awaited(monkeypatch, cluster, gpus_per_trial=0.5)
-    assert "waiting for one" in said
+    assert "waiting, Ctrl-C ends it" in said
     assert cluster.requested == [[{"CPU": 1.0, "GPU": 0.5}], []]  # and what was requested is taken back
 
 
@@ -91,7 +91,7 @@ def test_a_machine_whose_gpu_torch_does_not_see_says_so(monkeypatch, device, the
 
 def test_a_remark_of_several_trials_is_told_once():
     stream = io.StringIO()
-    noting = _Noting(SimpleNamespace(), Screen(stream), SimpleNamespace())
+    noting = _Noting(SimpleNamespace(), SimpleNamespace(), Screen(stream), SimpleNamespace())
     for remark in ("one: no GPU", "", "one: no GPU", "two: no GPU"):
         noting._remark(remark)
     assert [line for line in stream.getvalue().splitlines() if line] == ["one: no GPU", "two: no GPU"]
