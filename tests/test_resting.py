@@ -445,3 +445,16 @@ def test_a_driver_does_not_end_what_another_still_trains(drivers):
     assert not one.more()
     one.retire()
     assert one.complete()
+
+
+def test_a_search_out_of_budget_ends_what_any_driver_laid_to_rest(drivers):
+    one, other = drivers(), drivers()
+    for number, score in enumerate([5.0, 9.0, 9.5]):
+        assert one.next().number == number
+        step(one, number, 108, score)
+    assert one.resting == 2
+    one.close("budget.hours is used up")
+    other.close("budget.hours is used up")
+    states = {record.number: record.state for record in one._run.trials()}
+    assert states == dict.fromkeys(range(3), "pruned")
+    assert one._study.elsewhere() == other._study.elsewhere() == []

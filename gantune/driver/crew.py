@@ -193,10 +193,12 @@ class SharedLedger(_Shared, Ledger):
         with self._crew.together:
             self._catch_up()
             if self._quiet():
-                for number in self._at_rest():
-                    if (proposal := self._adopted(number)) is not None:
-                        self._proposals[number] = proposal
-                        self._tell(self._end(number, "pruned", self._last[number].cause))
+                self._end_resting()
+
+    def _end_resting(self) -> None:
+        for number in self._at_rest():
+            if (proposal := self._adopted(number)) is not None:
+                self._prune(proposal, self._last[number].cause)
 
     def _quiet(self) -> bool:
         """Whether all that is open rests, and will not be woken."""
@@ -266,13 +268,15 @@ class SharedLedger(_Shared, Ledger):
         return super().complete() and not self._study.elsewhere()
 
     def close(self, cause: str) -> None:
-        """End this driver's open trials and those of dead ones; wait for others to end theirs."""
-        super().close(cause)
+        """End this driver's open trials, what rests and those of dead ones; wait for others to end theirs."""
+        with self._crew.together:
+            super().close(cause)
         while True:
             with self._crew.together:
+                self._catch_up()
+                self._end_resting()
                 while (proposal := self._abandoned()) is not None:
-                    self._proposals[proposal.number] = proposal
-                    self._tell(self._end(proposal.number, "pruned", cause))
+                    self._prune(proposal, cause)
             if not self._study.elsewhere():
                 return
             time.sleep(SECONDS_BETWEEN)

@@ -111,9 +111,15 @@ class Ledger(Books):
 
     def _end_resting(self) -> None:
         for number, proposal in sorted(self._resting.items()):
-            self._proposals[number] = proposal
-            self._tell(self._end(number, "pruned", self._last[number].cause))
+            self._prune(proposal, self._last[number].cause)
         self._resting = {}
+
+    def _prune(self, proposal: Proposal, cause: str) -> Row:
+        """End an open trial that nobody trains."""
+        self._proposals[proposal.number] = proposal
+        row = self._end(proposal.number, "pruned", cause)
+        self._tell(row)
+        return row
 
     @property
     def resting(self) -> int:
@@ -175,13 +181,11 @@ class Ledger(Books):
 
     def withdraw(self, number: int, cause: str) -> Row:
         """End a trial that waits to be continued, or rests."""
-        waiting = [self._resting.pop(number)] if number in self._resting else self._waiting
-        (proposal,) = (each for each in waiting if each.number == number)
-        waiting.remove(proposal)
-        self._proposals[number] = proposal
-        row = self._end(number, "pruned", cause)
-        self._tell(row)
-        return row
+        if number in self._resting:
+            return self._prune(self._resting.pop(number), cause)
+        (proposal,) = (each for each in self._waiting if each.number == number)
+        self._waiting.remove(proposal)
+        return self._prune(proposal, cause)
 
     def close(self, cause: str) -> None:
         """End all open trials: no more is to be spent on this run."""
