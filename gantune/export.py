@@ -15,7 +15,7 @@ from gantune.config import Component
 from gantune.errors import CheckpointError, GantuneError, PluginError
 from gantune.metrics.reference import LATENT_SEED, sample
 from gantune.models.networks import shape_of
-from gantune.report.pictures import enough, save_samples
+from gantune.pictures import enough, save_samples
 from gantune.writing import dump
 
 WEIGHTS = "generator.safetensors"

@@ -25,7 +25,7 @@ from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import CheckpointError, ShortOfMemoryError, StorageError
 from gantune.metrics.costs import generator_parameters, seconds_per_image
 from gantune.metrics.reference import SCORES, Reference, sample
-from gantune.report.pictures import enough, save_samples
+from gantune.pictures import MOMENT, TARGET_WIDTH, enough, enough_of_a_moment, save_samples
 from gantune.trainer import GANTrainer
 from gantune.world import ALONE, World
 from gantune.writing import trial_document
@@ -219,8 +219,11 @@ class _Trial:
         score = metrics.get(self.reference.named(objective.metric), math.nan)
         verdict = self.monitor.observe(self.trainer.samples_seen, score, metrics, signals, self.finite)
         metrics |= self._others(metrics)
+        dims = self.trainer.shape.dims
         if verdict.dead:
-            self._save_picture()
+            self._save_picture(PICTURE, enough(dims), TARGET_WIDTH)
+        if self.finite:
+            self._save_picture(MOMENT.format(self.trainer.samples_seen), enough_of_a_moment(dims), width=0)
         if self.micro_batches > 1:
             metrics = {**metrics, "micro_batches": float(self.micro_batches)}
         eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
@@ -286,12 +289,12 @@ class _Trial:
             found["generator_parameters"] = generator_parameters(trainer.ema_generator)
         return found
 
-    def _save_picture(self) -> None:
-        """What the samples looked like when the run was given up; none where they are not finite."""
-        trainer, count = self.trainer, enough(self.trainer.shape.dims)
+    def _save_picture(self, name: str, count: int, width: int) -> None:
+        """What the samples look like now, always from the same latents; none where they are not finite."""
+        trainer = self.trainer
         drawn = sample(trainer.ema_generator, trainer.z_dim, count, self.device, class_counts=self.class_counts)
         if drawn is not None:
-            save_samples(drawn.numpy(), self.folder / PICTURE)
+            save_samples(drawn.numpy(), self.folder / name, width)
 
     def _evaluate_best(self) -> dict[str, float]:
         """The best weights once more, with the final count of samples."""

@@ -23,7 +23,19 @@ from gantune.errors import CheckpointError, GantuneError
 from gantune.export import WEIGHTS, Generator, export, load_generator
 from gantune.metrics.reference import sample
 from gantune.models.networks import ImageShape, PointShape
-from gantune.report.pictures import GAP, PICTURES, POINTS, REACH, TARGET_WIDTH, cloud, grid, save_files, save_samples
+from gantune.pictures import (
+    GAP,
+    MOMENT_WIDTH,
+    PICTURES,
+    POINTS,
+    REACH,
+    TARGET_WIDTH,
+    cloud,
+    enough_of_a_moment,
+    grid,
+    save_files,
+    save_samples,
+)
 from gantune.space import load_trial
 from gantune.writing import dump, trial_document
 
@@ -366,3 +378,11 @@ def test_samples_that_cannot_be_written_say_where(tmp_path, save, samples):
         save(samples, where)
     assert str(where) in str(caught.value)
     assert "cannot be written" in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [8, 16, 32, 64, 128])
+def test_a_picture_of_a_moment_is_small_and_shows_several(side):
+    count = enough_of_a_moment((3, side, side))
+    sheet = grid(np.zeros((count, 3, side, side), np.uint8), at_most=0)
+    assert 4 <= count <= 25
+    assert max(sheet.size) <= MOMENT_WIDTH + (5 - 1) * GAP

@@ -340,7 +340,7 @@ def test_a_generator_that_breaks_in_training_ends_the_run_at_the_next_check(digi
 
 
 def test_a_generator_whose_pictures_break_outside_of_training_ends_the_run_at_that_report(digits, tmp_path):
-    looks = 3  # at fresh networks, and at two reports
+    looks = 5  # at fresh networks, and at two reports, which measure and show
     config = make(architecture=planted("breaks", calls=looks, when_training=False))
     reports = train(config, digits, tmp_path)
     last = reports[-1]

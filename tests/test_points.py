@@ -20,7 +20,7 @@ from gantune.export import export, load_generator
 from gantune.metrics.reference import Samples
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.networks import PointShape
-from gantune.report.pictures import cloud, save_files
+from gantune.pictures import cloud, save_files
 from gantune.trial import BEST, train_trial
 
 CPU = torch.device("cpu")

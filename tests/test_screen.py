@@ -1,8 +1,6 @@
 import io
 
-import pytest
-
-from gantune.driver.screen import Screen, duration
+from gantune.driver.screen import Screen
 
 
 class Terminal(io.StringIO):
@@ -19,8 +17,3 @@ def test_a_passing_line_is_replaced_on_a_terminal_and_never_shown_elsewhere(monk
         screen.say("done")
     assert terminal.getvalue() == "x" * 19 + "\r\x1b[K" + "done\n"
     assert file.getvalue() == "done\n"
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0, "0s"), (59.9, "59s"), (200, "3m20s"), (7500, "2h05m")])
-def test_durations_are_told_in_two_units_at_most(seconds, words):
-    assert duration(seconds) == words

@@ -28,6 +28,7 @@ from gantune.losses import Game, hinge_d, negated_g
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.mlp import mlp
 from gantune.models.networks import ImageShape, Networks
+from gantune.pictures import moments
 from gantune.trainer import GANTrainer
 from gantune.trial import BEST, LATEST, Progress, meets, train_trial
 from gantune.writing import trial_document
@@ -790,9 +791,20 @@ def test_nothing_is_trained_or_written_before_the_first_report_is_asked_for(trai
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_holds_nothing_but_the_two_checkpoints(train, tmp_path):
-    list(train(make(), tmp_path / "new" / "trial"))
-    assert sorted(path.name for path in (tmp_path / "new" / "trial").iterdir()) == [BEST, LATEST]
+def test_a_folder_holds_two_checkpoints_and_a_picture_of_every_report(train, tmp_path):
+    folder = tmp_path / "new" / "trial"
+    seen = [progress.samples_seen for progress in train(make(), folder)]
+    found = moments(folder)
+    assert [*found] == seen
+    assert {path.name for path in folder.iterdir()} == {BEST, LATEST, *(path.name for path in found.values())}
+
+
+def test_pictures_of_reports_show_one_set_of_latents_as_training_goes_on(train, tmp_path):
+    list(train(make(), tmp_path / "one"))
+    list(train(make(), tmp_path / "again"))
+    ones, others = ([path.read_bytes() for path in moments(tmp_path / name).values()] for name in ("one", "again"))
+    assert ones == others
+    assert len(set(ones)) == len(ones) > 1
 
 
 def test_progress_survives_json():

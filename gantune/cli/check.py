@@ -84,8 +84,8 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
 
 def _cost(space: SearchSpace) -> str:
     """What a search takes on this machine."""
-    from gantune.driver.screen import duration
     from gantune.pace import TIMED, TIMED_SECONDS, forecast
+    from gantune.spending import duration
 
     found = forecast(space, lambda text: click.echo(text, err=True))
     free = found.machine.free / 1e9

@@ -19,7 +19,7 @@ def command(checkpoint: Path, count: int, seed: int, out: Path) -> None:
     gantune sample winner -n 1000 --out pictures
     """
     from gantune.export import load_generator
-    from gantune.report.pictures import save_files, save_samples
+    from gantune.pictures import save_files, save_samples
 
     samples = load_generator(checkpoint).draw(count, seed)
     if out.suffix.lower() == ".png":

@@ -21,13 +21,13 @@ TAKEN = ("finished", "pruned", "collapsed", RESTS)
 ABSENT = object()
 
 
-class _MisfitError(Exception):
+class MisfitError(Exception):
     """A parameter whose value lies outside of a space."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Fitting:
-    """Draws the values of a trial, and notes those that are open. Raises _MisfitError with the path of a wrong one."""
+    """Draws the values of a trial, and notes those that are open. Raises MisfitError with the path of a wrong one."""
 
     values: dict[str, Any]
     open: dict[str, Scalar] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class _Fitting:
         """The trial's number."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise _MisfitError(name)
+            raise MisfitError(name)
         self.open[name] = float(value)
         return float(value)
 
@@ -44,7 +44,7 @@ class _Fitting:
         """The trial's whole number."""
         value = self.suggest_float(name, low, high)
         if not value.is_integer():
-            raise _MisfitError(name)
+            raise MisfitError(name)
         self.open[name] = int(value)
         return int(value)
 
@@ -52,7 +52,7 @@ class _Fitting:
         """The trial's choice."""
         value = self.values.get(name, ABSENT)
         if value not in choices:
-            raise _MisfitError(name)
+            raise MisfitError(name)
         self.open[name] = value
         return value
 
@@ -71,7 +71,7 @@ def take_over(earlier: Run, run: Run, space: SearchSpace, study: Study) -> str:
         if record.state in TAKEN:
             try:
                 parameters = fitting(space, dict(record.parameters))
-            except _MisfitError as error:
+            except MisfitError as error:
                 misfits[str(error)] += 1
             else:
                 origin = f"{_origin(earlier)} #{number}"
@@ -96,15 +96,15 @@ def _origin(earlier: Run) -> str:
 
 
 def fitting(space: SearchSpace, values: dict[str, Any]) -> dict[str, Scalar]:
-    """A trial's values of this space's open parameters. Raises _MisfitError where its configuration is none of them."""
+    """A trial's values of this space's open parameters. Raises MisfitError where its configuration is none of them."""
     for name, domain in space.parameters.items():
         if isinstance(domain, Branch) and values.get(name) not in domain.options:
-            raise _MisfitError(name)
+            raise MisfitError(name)
     draw = _Fitting(values)
     drawn = space.draw(draw, seed=0).parameters()
     for path in [*drawn, *values]:
         if drawn.get(path, ABSENT) != values.get(path, ABSENT):
-            raise _MisfitError(path)
+            raise MisfitError(path)
     return draw.open
 
 

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from gantune.driver.books import Books
 from gantune.results import Row
+from gantune.spending import duration
 
 BAR = 20
 SECONDS_BETWEEN = 1.0
@@ -85,13 +86,3 @@ def _outcome(row: Row) -> str:
     if row.best_score is not None:
         return f"score {row.best_score:.4g}"
     return "no report" if row.score is None else f"score {row.score:.4g}, constraints not met"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 45s, 3m20s or 2h05m."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -28,7 +28,7 @@ from gantune.driver.connection import gone, joined
 from gantune.driver.control import Control
 from gantune.driver.deaths import error_of
 from gantune.driver.room import Room, check_room, placed
-from gantune.driver.screen import Screen, duration
+from gantune.driver.screen import Screen
 from gantune.driver.sharing import shipped
 from gantune.driver.study import Proposal
 from gantune.driver.trainable import GanTrainable
@@ -37,6 +37,7 @@ from gantune.packing import Share
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
+from gantune.spending import duration
 from gantune.trial import Progress
 
 MOST_PENDING = 1_000_000

@@ -1,1 +1,1 @@
-"""Pictures of what generators draw."""
+"""What a run has found, for people: one page, and what it is made of."""

@@ -17,6 +17,9 @@ POINTS = 5000  # in a picture of a cloud: enough to see its density
 DOT = 2  # pixels of a point's side
 REACH = 3.0  # of a cloud's picture, each way, in deviations of the data
 TARGET_WIDTH = 640  # pixels; small pictures are enlarged by whole factors so that a person can see them
+MOMENT_WIDTH = 320  # pixels of a report's own picture, of which a trial has many; they are not enlarged
+MOMENT_SIDE = (2, 5)  # pictures in a row of it, at least and at most
+MOMENT = "samples-{:012d}.png"  # its name in the trial's folder, by the real samples seen
 
 
 def enough(dims: Sequence[int]) -> int:
@@ -24,8 +27,22 @@ def enough(dims: Sequence[int]) -> int:
     return PICTURES if len(dims) == 3 else POINTS
 
 
-def grid(pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Pictures uint8 [N, C, S, S] side by side, row by row, enlarged by a whole factor."""
+def enough_of_a_moment(dims: Sequence[int]) -> int:
+    """How many samples of these dimensions a report's own picture shows."""
+    if len(dims) != 3:
+        return POINTS
+    fewest, most = MOMENT_SIDE
+    return int(min(most, max(fewest, MOMENT_WIDTH // dims[-1]))) ** 2
+
+
+def moments(folder: Path) -> dict[int, Path]:
+    """The reports' own pictures in a trial's folder, by the real samples seen."""
+    found = {path.stem.partition("-")[2]: path for path in sorted(folder.glob("samples-*.png"))}
+    return {int(seen): path for seen, path in found.items() if seen.isdecimal()}
+
+
+def grid(pixels: npt.NDArray[np.uint8], at_most: int = TARGET_WIDTH) -> Image.Image:
+    """Pictures uint8 [N, C, S, S] side by side, row by row, enlarged by a whole factor to at most `at_most` pixels."""
     count, channels, height, width = pixels.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -34,7 +51,7 @@ def grid(pixels: npt.NDArray[np.uint8]) -> Image.Image:
         top, left = index // columns * (height + GAP), index % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = picture.transpose(1, 2, 0)
     image = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
-    factor = max(1, TARGET_WIDTH // image.width)
+    factor = max(1, at_most // image.width)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
@@ -48,14 +65,14 @@ def cloud(points: npt.NDArray[np.float32]) -> Image.Image:
     return image.resize((TARGET_WIDTH, TARGET_WIDTH), Image.Resampling.NEAREST)
 
 
-def save_samples(samples: npt.NDArray[Any], path: Path) -> None:
-    """Write a grid of pictures uint8 [N, C, S, S], or a cloud of points [N, D].
+def save_samples(samples: npt.NDArray[Any], path: Path, width: int = TARGET_WIDTH) -> None:
+    """Write a grid of pictures uint8 [N, C, S, S], enlarged to at most `width` pixels, or a cloud of points [N, D].
 
     Raises GantuneError where it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (grid(samples) if samples.ndim == 4 else cloud(samples)).save(path)
+        (grid(samples, width) if samples.ndim == 4 else cloud(samples)).save(path)
     except (OSError, ValueError) as error:
         raise GantuneError(f"{path}: cannot be written: {error}") from error
 

@@ -1,0 +1,38 @@
+from dataclasses import replace
+
+import pytest
+from made_runs import SPACE, make_run
+
+from gantune.spending import duration, spending
+
+
+def test_spending_adds_up_what_each_trial_came_to(tmp_path):
+    run = make_run(tmp_path, trials=8, running=0, weights=False)
+    rows = run.results.rows()
+    spent = spending(run, rows)
+    trials = run.trials()
+    assert spent.trials == len(trials)
+    assert spent.samples == sum(trial.samples_seen for trial in trials)
+    assert spent.trial_hours * 3600 == pytest.approx(sum(trial.seconds for trial in trials))
+    assert spent.gpu_hours == pytest.approx(spent.trial_hours / 2)
+    assert spent.hours * 3600 == pytest.approx(max(row.run_seconds for row in rows))
+    assert spent.cost is None
+
+
+def test_a_repeat_under_a_fresh_seed_costs_what_it_costs(tmp_path):
+    run = make_run(tmp_path, trials=3, running=0, weights=False)
+    rows = run.results.rows()
+    last = rows[-1]
+    assert spending(run, [*rows, replace(last, repeat=1)]).samples == spending(run, rows).samples + last.samples_seen
+
+
+def test_hours_have_the_price_that_the_budget_names(tmp_path):
+    space = {**SPACE, "budget": {**SPACE["budget"], "price_per_hour": 2.5}}
+    run = make_run(tmp_path, trials=3, space=space, weights=False)
+    spent = spending(run, run.results.rows())
+    assert spent.cost == pytest.approx(2.5 * spent.hours)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0s"), (59.9, "59s"), (200, "3m20s"), (7500, "2h05m")])
+def test_durations_are_told_in_two_units_at_most(seconds, words):
+    assert duration(seconds) == words
