@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/gantune search search_spaces/dcgan.yaml
 	$(BIN)/gantune best dcgan --export winner
-	@echo "Look at winner/samples.png"
+	$(BIN)/gantune report dcgan
+	@echo "Look at winner/samples.png and runs/dcgan/report.html"
 
 test: lint
 	$(BIN)/pytest

@@ -73,6 +73,9 @@ class Here:
     def refresh(self) -> None:
         """Have what readers read as it is there, unless it was looked for a moment ago."""
 
+    def bring_pictures(self, folder: Path) -> None:
+        """Have a trial's pictures as they are there."""
+
     def look(self, folder: Path) -> None:
         """Have a folder as it is there, unless it was looked at a moment ago."""
 
@@ -193,6 +196,10 @@ class Mirror(Here):
         with FileLock(self._folder / ".pull.lock"):
             self._pull("", lambda name: name == REFERENCE or not name.endswith((*HEAVY, LOG, LEASE)))
 
+    def bring_pictures(self, folder: Path) -> None:
+        """At the place."""
+        self._pull(self.name_of(folder), lambda name: name.endswith(".png"))
+
     def look(self, folder: Path) -> None:
         """At the place."""
         if self._due(folder.name):
@@ -248,7 +255,7 @@ def land(path: Path, content: bytes, there: Stored | None) -> None:
 
 def _same(path: Path, there: Stored) -> bool:
     """Whether a file that never changes is the one there. Others are always taken for different."""
-    if path.suffix not in (".parquet", ".safetensors"):
+    if path.suffix not in (".parquet", ".png", ".safetensors"):
         return False
     try:
         here = path.stat()

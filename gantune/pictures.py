@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from gantune.errors import GantuneError
 
@@ -19,6 +20,7 @@ REACH = 3.0  # of a cloud's picture, each way, in deviations of the data
 TARGET_WIDTH = 640  # pixels; small pictures are enlarged by whole factors so that a person can see them
 MOMENT_WIDTH = 320  # pixels of a report's own picture, of which a trial has many; they are not enlarged
 MOMENT_SIDE = (2, 5)  # pictures in a row of it, at least and at most
+CELL = "cell"  # of what a PNG file says of itself: the side of the single pictures in it
 MOMENT = "samples-{:012d}.png"  # its name in the trial's folder, by the real samples seen
 
 
@@ -33,6 +35,12 @@ def enough_of_a_moment(dims: Sequence[int]) -> int:
         return POINTS
     fewest, most = MOMENT_SIDE
     return int(min(most, max(fewest, MOMENT_WIDTH // dims[-1]))) ** 2
+
+
+def cell_of(image: Image.Image) -> int | None:
+    """The side of the single pictures in a grid that `save_samples` wrote, in its pixels; None for others."""
+    told = str(image.info.get(CELL, ""))
+    return int(told) if told.isdecimal() else None
 
 
 def moments(folder: Path) -> dict[int, Path]:
@@ -52,7 +60,9 @@ def grid(pixels: npt.NDArray[np.uint8], at_most: int = TARGET_WIDTH) -> Image.Im
         sheet[top : top + height, left : left + width] = picture.transpose(1, 2, 0)
     image = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
     factor = max(1, at_most // image.width)
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    large = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    large.info[CELL] = str(width * factor)
+    return large
 
 
 def cloud(points: npt.NDArray[np.float32]) -> Image.Image:
@@ -72,7 +82,11 @@ def save_samples(samples: npt.NDArray[Any], path: Path, width: int = TARGET_WIDT
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (grid(samples, width) if samples.ndim == 4 else cloud(samples)).save(path)
+        image = grid(samples, width) if samples.ndim == 4 else cloud(samples)
+        told = PngInfo()
+        if (cell := cell_of(image)) is not None:
+            told.add_text(CELL, str(cell))
+        image.save(path, pnginfo=told)
     except (OSError, ValueError) as error:
         raise GantuneError(f"{path}: cannot be written: {error}") from error
 

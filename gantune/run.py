@@ -44,6 +44,7 @@ EXTENSIBLE = {
 class TrialRecord:
     """A trial as its rows tell it. `metrics`, `parameters` and `samples_seen` at best belong to the best report.
 
+    `lowest_score` is that of any report, whether it met the constraints or not, and of collapsed trials, too.
     `repeat` is 0 for the search's own run and counts those of a finalist under fresh seeds.
     """
 
@@ -52,6 +53,7 @@ class TrialRecord:
     state: str
     samples_seen: int
     best_score: float | None
+    lowest_score: float | None
     best_samples_seen: int
     metrics: Mapping[str, float]
     parameters: Mapping[str, Scalar]
@@ -349,6 +351,7 @@ def trial_record(rows: list[Row]) -> TrialRecord:
         state=last.state,
         samples_seen=max(row.samples_seen for row in rows),
         best_score=best.best_score if best else None,
+        lowest_score=min((row.score for row in rows[born:] if row.score is not None), default=None),
         best_samples_seen=best.samples_seen if best else 0,
         metrics=metrics,
         parameters=json.loads((best or last).config),

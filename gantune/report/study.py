@@ -5,16 +5,22 @@ The run's own study may lie in a database, and counts a collapsed trial at a val
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
+import plotly.graph_objects as go
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import plot_contour, plot_parallel_coordinate, plot_slice
+from plotly.colors import sample_colorscale
 
-from gantune.domains import Branch, Domain
+from gantune.domains import Branch, Choice, Domain, Uniform
 from gantune.driver.earlier import MisfitError, fitting
 from gantune.driver.samplers import distribution_of
+from gantune.report.figures import FROM_BAD_TO_GOOD, FROM_EARLY_TO_LATE, ticks
 from gantune.run import TrialRecord
 from gantune.space import SearchSpace
 
@@ -24,14 +30,14 @@ SCORE, OUTCOME = "score", "outcome"  # attributes of a trial: as it was measured
 
 
 def study_of(space: SearchSpace, trials: Sequence[TrialRecord]) -> optuna.Study:
-    """A complete trial for each that has a score, at its lowest one; what collapsed before it had any is left out.
+    """A complete trial for each that has a score, at its lowest one, whether it met the constraints or not.
 
     Scores are on the logarithm where all are above 0, for they scatter by shares; the attribute `score` has them as
     measured. What a population's trial came to outside of the space is left out, too.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction=StudyDirection.MINIMIZE, study_name=space.name)
-    scored = [(trial, trial.best_score) for trial in trials if trial.best_score is not None]
+    scored = [(trial, trial.lowest_score) for trial in trials if trial.lowest_score is not None]
     logarithmic = all(score > 0 for _, score in scored)
     domains = space.searched()
     for trial, score in scored:
@@ -100,3 +106,99 @@ def _groups(space: SearchSpace) -> dict[str, list[str]]:
     for name, domain in space.parameters.items():
         add("", name, domain)
     return groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Optuna's pictures of a study: `contour` only where two parameters of every configuration are numbers."""
+
+    parallel: go.Figure | None
+    slices: Mapping[str, go.Figure]
+    contour: go.Figure | None
+
+
+def drawn(space: SearchSpace, study: optuna.Study, name: str, leading: Sequence[str]) -> Drawn:
+    """Optuna's visualisations of a study; `leading`: parameters, the most important first.
+
+    name: of the score, which is shown on the logarithm where the study has it so.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if len(trials) < 2:
+        return Drawn(parallel=None, slices={}, contour=None)
+    domains = space.searched()
+    varying = [path for path in domains if len({trial.params[path] for trial in trials if path in trial.params}) > 1]
+    every = [path for path in varying if all(path in trial.params for trial in trials)]
+    numbers = [path for path in [*leading, *every] if path in every and isinstance(domains[path], Uniform)]
+    pair = list(dict.fromkeys(numbers))[:2]
+    scores = [float(trial.user_attrs[SCORE]) for trial in trials]
+    order = sorted(varying, key=lambda path: leading.index(path) if path in leading else len(leading))
+    told = f"log {name}" if min(scores) > 0 else name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parallel = plot_parallel_coordinate(study, params=every, target_name=told) if every else None
+        contour = plot_contour(study, params=pair, target_name=name) if len(pair) == 2 else None
+        return Drawn(
+            parallel=parallel and _parallel(parallel),
+            slices={path: _slice(study, path, domains[path], scores) for path in order},
+            contour=contour and _contour(contour, [domains[path] for path in pair], scores),
+        )
+
+
+def _parallel(made: go.Figure) -> go.Figure:
+    """In colours that show on light and dark: the first place of each line is its score, from 0, the lowest, to 1."""
+    scale = [list(stop) for stop in FROM_BAD_TO_GOOD]
+    for trace in made.data:
+        if trace.mode == "lines":
+            trace.line.color = sample_colorscale(scale, [trace.y[0]])[0]
+            trace.opacity = 0.8
+        elif trace.marker.showscale:
+            trace.marker.update(colorscale=scale, reversescale=False)
+    return _bare(made)
+
+
+def _contour(made: go.Figure, domains: Sequence[Domain], scores: Sequence[float]) -> go.Figure:
+    for domain, update in zip(domains, (made.update_xaxes, made.update_yaxes), strict=True):
+        if isinstance(domain, Uniform) and domain.log:
+            update(**ticks([domain.low, domain.high]))
+    if (names := _named(scores)) is not None:
+        made.update_traces(colorbar=names, selector={"type": "contour"})
+    made.update_layout(height=460)
+    return _bare(made)
+
+
+def _named(scores: Sequence[float]) -> dict[str, Any] | None:
+    """Labels for an axis on which logarithms of scores stand; None where they stand as they are."""
+    if min(scores) <= 0:
+        return None
+    marks = [mark for mark in ticks(scores)["tickvals"] if min(scores) <= mark <= max(scores)]
+    marks = [min(scores), *marks, max(scores)]
+    return {"tickvals": [math.log(mark) for mark in marks], "ticktext": [f"{mark:.3g}" for mark in marks]}
+
+
+def _slice(study: optuna.Study, path: str, domain: Domain, scores: Sequence[float]) -> go.Figure:
+    made = plot_slice(study, params=[path], target=lambda trial: float(trial.user_attrs[SCORE]), target_name="")
+    _bare(made).update_layout(width=None, height=230, margin={"l": 48, "r": 8, "t": 8, "b": 32})
+    scale = [list(stop) for stop in FROM_EARLY_TO_LATE]
+    made.update_traces(marker={"showscale": False, "colorscale": scale, "line": {"width": 0}, "size": 7})
+    for trace in made.data:  # Optuna shows names in quotes
+        trace.x = [place.strip("'") if isinstance(place, str) else place for place in trace.x]
+    if isinstance(domain, Choice | Branch):
+        values = domain.values if isinstance(domain, Choice) else tuple(domain.options)
+        made.update_xaxes(type="category", categoryarray=[str(one) for one in values], categoryorder="array")
+        for trace in made.data:
+            trace.x = [str(place) for place in trace.x]
+    made.update_xaxes(title=None)
+    made.update_yaxes(title=None)
+    if min(scores) > 0:
+        room = 0.06 * math.log10(max(scores) / min(scores)) + 0.01
+        ends = [math.log10(min(scores)) - room, math.log10(max(scores)) + room]  # one for all, so that they compare
+        made.update_yaxes(**ticks(scores), range=ends)
+    if isinstance(domain, Uniform) and domain.log:
+        made.update_xaxes(**ticks([domain.low, domain.high]))
+    return made
+
+
+def _bare(made: go.Figure) -> go.Figure:
+    """Without Optuna's title and colours, for the page has its own."""
+    made.update_layout(title=None, template="none", margin={"l": 58, "r": 16, "t": 24, "b": 48})
+    return made
