@@ -188,6 +188,18 @@ def test_a_run_in_which_all_collapsed_has_no_winner_and_says_why(tmp_path):
     assert text.count('class="deaths"') == 1
 
 
+def test_trials_that_met_no_constraints_are_shown_at_their_lowest_score(tmp_path):
+    run = make_run(tmp_path, trials=8, weights=False)
+    rows = [replace(row, best_score=None) for row in run.results.rows()]
+    shutil.rmtree(run.folder / "results")
+    for row in rows:
+        run.results.append(row)
+    text = page(Run(run.folder))
+    assert text.count("constraints not met") == 8
+    assert "No report has met the constraints yet" in text
+    assert 'id="plot-progress"' not in text
+
+
 def test_weights_that_were_let_go_leave_the_picture_of_the_moment_and_the_remedy(tmp_path):
     run = make_run(tmp_path, trials=8)
     (run.trial_folder(run.best().number) / BEST).unlink()

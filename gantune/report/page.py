@@ -84,10 +84,13 @@ class _Contents:
 
     @cached_property
     def ranked(self) -> list[TrialRecord]:
-        """All trials, the best first; those without a score, and the collapsed, last."""
+        """All trials, the best first; then those that met no constraints, without a score, and dead."""
         return sorted(
             self.trials,
-            key=lambda trial: (not trial.survived, trial.best_score is None, trial.best_score or 0.0, trial.number),
+            key=lambda trial: (
+                *(not trial.survived, trial.best_score is None, trial.lowest_score is None),
+                *(trial.best_score or trial.lowest_score or 0.0, trial.number),
+            ),
         )
 
     def moments(self, trial: TrialRecord) -> dict[int, Path]:
@@ -128,7 +131,7 @@ def page(run: Run, say: Callable[[str], None] = lambda text: None) -> str:
         **_head(contents, manifest),
         **_winner(contents),
         "leaderboard": _leaderboard(contents),
-        "progress": draw("progress", figures.progress(rows, contents.trials, run.score_name, contents.baseline)),
+        "progress": draw("progress", _progress(contents)),
         "curves": draw(
             "curves",
             figures.curves(
@@ -302,7 +305,8 @@ def _leaderboard(contents: _Contents) -> dict[str, Any]:
                 "picture": picture,
                 "outcome": contents.outcomes[trial.number],
                 "cause": trial.cause,
-                "score": trial.best_score,
+                "score": trial.lowest_score if trial.best_score is None else trial.best_score,
+                "met": trial.best_score is not None,
                 "final": trial.final_score,
                 "metrics": [trial.metrics.get(name) for name in names],
                 "others": [trial.metrics.get(name) for name in contents.run.others],
@@ -314,6 +318,12 @@ def _leaderboard(contents: _Contents) -> dict[str, Any]:
             }
         )
     return {"metrics": names, "others": contents.run.others, "paths": paths, "lines": lines}
+
+
+def _progress(contents: _Contents) -> go.Figure | None:
+    if all(trial.best_score is None for trial in contents.trials):
+        return None
+    return figures.progress(contents.rows, contents.trials, contents.run.score_name, contents.baseline)
 
 
 def _front(contents: _Contents) -> go.Figure | None:
