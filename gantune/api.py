@@ -26,10 +26,18 @@ class Task:
     run: Run
     earlier: tuple[Run, ...] = ()
 
-    def carry_on(self, *, address: str | None = None, storage: str | None = None, progress: bool = True) -> bool:
+    def carry_on(
+        self,
+        *,
+        address: str | None = None,
+        storage: str | None = None,
+        progress: bool = True,
+        track: Sequence[str] = (),
+    ) -> bool:
         """Carry it to its end, from wherever it stands; False where a person stopped it before."""
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            return drive(self.space, self.run, Screen(None if progress else nowhere), address, self.earlier, storage)
+            screen = Screen(None if progress else nowhere)
+            return drive(self.space, self.run, screen, address, self.earlier, storage, track)
 
 
 def search(
@@ -42,6 +50,7 @@ def search(
     earlier: Sequence[str | Run] = (),
     storage: str | None = None,
     progress: bool = True,
+    track: Sequence[str] = (),
 ) -> Run:
     """Search a space for the best GAN, and return its run; the same call continues a run that is not finished.
 
@@ -49,13 +58,13 @@ def search(
     space's own name. runs: a folder, or a URI as s3://bucket/prefix. overrides: `path=value`, as `--set` takes them.
     address: a Ray cluster to join. A Ray that is connected already is used, and left as it is. earlier: runs to learn
     from. storage: the URL of a database for the study, so that several drivers share the run. progress: whether to
-    print it to stderr.
+    print it to stderr. track: `mlflow`, `wandb`, `aim`, which are told of every report.
 
     An interrupt (Ctrl-C, a notebook's stop button) or `gantune stop` ends it cleanly, with the run so far. In a thread
     other than the main one only the latter does. Raises GantuneError; nothing is lost then.
     """
     task = prepare(space, name=name, runs=runs, overrides=overrides, earlier=earlier)
-    task.carry_on(address=address, storage=storage, progress=progress)
+    task.carry_on(address=address, storage=storage, progress=progress, track=track)
     return task.run
 
 
@@ -67,13 +76,14 @@ def resume(
     address: str | None = None,
     storage: str | None = None,
     progress: bool = True,
+    track: Sequence[str] = (),
 ) -> Run:
     """Carry on a run from its own directory; without `run`, the one last used.
 
     overrides: what may differ from before, `budget`, `resources`, `confirm` and `keep`.
     """
     task = prepare_again(open_run(run, runs=runs), overrides)
-    task.carry_on(address=address, storage=storage, progress=progress)
+    task.carry_on(address=address, storage=storage, progress=progress, track=track)
     return task.run
 
 

@@ -22,6 +22,7 @@ SECONDS_BETWEEN_LOOKS = 3.0
 JOURNAL = "study.journal"
 REFERENCE = "reference.safetensors"
 LOG = "ray.log"
+BOARD = "tensorboard"  # a folder; each session has files of its own there
 READ = ("manifest.json", "space.yaml")  # besides the results
 HEAVY = (".safetensors", ".png", ".damaged")  # fetched where they are wanted
 
@@ -194,7 +195,10 @@ class Mirror(Here):
     def take(self) -> None:
         """Have all but checkpoints as it is there, for a driver; what was not sent from here is let go."""
         with FileLock(self._folder / ".pull.lock"):
-            self._pull("", lambda name: name == REFERENCE or not name.endswith((*HEAVY, LOG, LEASE)))
+            unread = (*HEAVY, LOG, LEASE)
+            self._pull(
+                "", lambda name: name == REFERENCE or not (name.endswith(unread) or name.startswith(f"{BOARD}/"))
+            )
 
     def bring_pictures(self, folder: Path) -> None:
         """At the place."""
@@ -251,6 +255,11 @@ def land(path: Path, content: bytes, there: Stored | None) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _taken(name: str) -> bool:
+    """Whether a driver begins with this file as it is there."""
+    return name == REFERENCE or (not name.startswith(f"{BOARD}/") and not name.endswith((*HEAVY, LOG, LEASE)))
 
 
 def _same(path: Path, there: Stored) -> bool:

@@ -177,6 +177,7 @@ class Run:
         sessions = [*(manifest or {}).get("sessions", []), session() | shared]
         self._write("space.yaml", dump(document))
         values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
+        values["id"] = (manifest or {}).get("id") or uuid.uuid4().hex[:8]  # of this run, wherever it is moved
         if storage is not None:  # a database is shared with other runs, perhaps of the same name
             values["study"] = f"{self.name}-{uuid.uuid4().hex[:8]}"
         values |= {key: manifest[key] for key in ("protocol", "study") if manifest is not None and key in manifest}

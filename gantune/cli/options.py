@@ -41,3 +41,9 @@ storage = click.option(
     help="A database for the study, so that several drivers share the run; also GANTUNE_STORAGE.  "
     "[default: a journal in the run, for one driver]",
 )
+track = click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(["mlflow", "wandb", "aim"]),
+    help="Tell a tracker of every report, too; may be repeated.  [default: TensorBoard's files only]",
+)

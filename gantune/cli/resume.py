@@ -11,8 +11,14 @@ from gantune.cli import options
 @options.runs
 @click.option("--address", help="A Ray cluster to join (`auto` on one of its machines).  [default: start Ray here]")
 @options.storage
+@options.track
 def command(
-    run: str | None, overrides: tuple[str, ...], runs: options.Runs, address: str | None, storage: str | None
+    run: str | None,
+    overrides: tuple[str, ...],
+    runs: options.Runs,
+    address: str | None,
+    storage: str | None,
+    track: tuple[str, ...],
 ) -> None:
     """Carry on RUN from its own directory; no space file is needed.
 
@@ -30,4 +36,4 @@ def command(
     from gantune.api import prepare_again
     from gantune.cli.search import finish
 
-    finish(prepare_again(opened, overrides), address, storage)
+    finish(prepare_again(opened, overrides), address, storage, track)

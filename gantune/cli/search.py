@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--submit", is_flag=True, help="Hand the search to the cluster at --address, and follow it.")
 @options.storage
+@options.track
 def command(
     space: Path,
     overrides: tuple[str, ...],
@@ -38,6 +39,7 @@ def command(
     sources: tuple[str, ...],
     submit: bool,
     storage: str | None,
+    track: tuple[str, ...],
 ) -> None:
     """Search SPACE, a YAML file, for the best GAN.
 
@@ -53,6 +55,7 @@ def command(
     gantune search search_spaces/dcgan.yaml --name wider --from runs/dcgan
     gantune search search_spaces/dcgan.yaml --runs s3://bucket/runs
     gantune search search_spaces/dcgan.yaml --storage postgresql+psycopg://me@host/studies
+    gantune search search_spaces/dcgan.yaml --track mlflow
     """
     from gantune.run import Run
     from gantune.space import NAME, load_space
@@ -61,14 +64,14 @@ def command(
         raise click.BadParameter("must be the name of a folder below --runs, without a slash", param_hint="--name")
     loaded = load_space(space, overrides)
     if submit:
-        _submit(loaded, name or loaded.name, runs, sources, address, storage)
+        _submit(loaded, name or loaded.name, runs, sources, address, storage, track)
         return
     others = [Run.open(source, runs) for source in sources]
     if any(other.folder.resolve() == Run.at(runs, name or loaded.name).folder.resolve() for other in others):
         raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
     from gantune.api import prepare
 
-    finish(prepare(loaded, name=name, runs=runs, earlier=others), address, storage)
+    finish(prepare(loaded, name=name, runs=runs, earlier=others), address, storage, track)
 
 
 def _submit(
@@ -78,6 +81,7 @@ def _submit(
     sources: tuple[str, ...],
     address: str | None,
     storage: str | None,
+    track: tuple[str, ...],
 ) -> None:
     if storage is not None:
         why = "would show its password in the job; set GANTUNE_STORAGE where the head starts Ray"
@@ -92,13 +96,13 @@ def _submit(
     def write(text: str) -> None:
         click.echo(text, err=True, nl=False)
 
-    if not hand_over(space, name, str(runs), sources, address, say, write):
+    if not hand_over(space, name, str(runs), sources, address, say, write, track):
         sys.exit(130)
 
 
-def finish(task: "Task", address: str | None, storage: str | None = None) -> None:
+def finish(task: "Task", address: str | None, storage: str | None = None, track: tuple[str, ...] = ()) -> None:
     """Carry a search on, and name its winner; a search that a person stopped exits with 130."""
-    if not task.carry_on(address=address, storage=storage):
+    if not task.carry_on(address=address, storage=storage, track=track):
         sys.exit(130)
     winner = task.run.best()
     look = f"gantune best {shlex.quote(task.run.shown)}"

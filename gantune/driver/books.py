@@ -6,7 +6,7 @@ A row is written before the study is told, so after a kill the rows tell what th
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Books:
         self.ended_here = 0
         self.best: Best | None = None
         self.keeping = Keeping(run, space)
+        self.watch: Callable[[Row, bool], None] = lambda row, fresh: None
 
     def crash(self, number: int, cause: str) -> Row | None:
         """Note that a trial's worker died; the trial is issued again, until it has cost too many."""
@@ -239,9 +240,11 @@ class Books:
         return proposal
 
     def _write(self, row: Row) -> None:
-        """Add a row to the results, and what it tells of spending to the books."""
+        """Add a row to the results, and what it tells of spending to the books; `watch` hears whether it is news."""
+        before, _ = self._trained.get((row.trial, row.repeat), (0, 0.0))
         self._run.results.append(row)
         self._count(row)
+        self.watch(row, row.samples_seen > before)
 
     def _count(self, row: Row) -> None:
         samples, seconds = self._trained.get((row.trial, row.repeat), (0, 0.0))

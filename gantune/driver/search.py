@@ -29,6 +29,7 @@ from gantune.driver.schedulers import Generations, Remembering, build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.sharing import settle
 from gantune.driver.study import Study
+from gantune.driver.trackers import Trackers, check_trackers
 from gantune.driver.tune import RayGoneError, carry
 from gantune.errors import RunError, SpecError
 from gantune.metrics.reference import Reference
@@ -51,13 +52,16 @@ def search(
     address: str | None = None,
     earlier: Sequence[Run] = (),
     storage: str | None = None,
+    track: Sequence[str] = (),
 ) -> bool:
     """Carry a run to its end, from wherever it stands; False where a person stopped it before.
 
     address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from. storage: the URL
-    of a database for the study; several drivers may then carry the run at once, each by a call of its own.
+    of a database for the study; several drivers may then carry the run at once, each by a call of its own. track:
+    who is told of every report, besides TensorBoard's files.
     Raises SpecError, RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
     """
+    track = check_trackers(track)
     database = None if storage is None else Database(url=storage)
     if database is not None:
         if isinstance(space.search.scheduler, Pbt | Pb2):
@@ -85,6 +89,8 @@ def search(
             for other in earlier:
                 screen.say(take_over(other, run, space, study))
             ledger = _books(run, space, study, crew)
+        trackers = stack.enter_context(Trackers(run, track, screen.say))
+        ledger.watch = trackers.note
         _let_go(ledger.keeping, screen)
         if continued:
             screen.say(f"continuing {run.shown}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
@@ -106,6 +112,7 @@ def search(
             audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(log, address))
+            stack.callback(trackers.close)  # before Ray ends, which some of them need
             with agreed:
                 share = settle(space, run, images, screen.say)
             scheduler = _carry(
@@ -139,6 +146,8 @@ def search(
         screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
         if not ray.is_initialized():
             stack.enter_context(connected(log, address))
+            stack.callback(trackers.close)
+        confirmation.watch = trackers.note
         with agreed:
             share = share or settle(space, run, images, screen.say)
         control = Control(requests, confirmation, screen)

@@ -26,6 +26,7 @@ def hand_over(
     address: str | None,
     say: Callable[[str], None],
     write: Callable[[str], None],
+    track: Sequence[str] = (),
 ) -> bool:
     """Have a cluster's head search, and pass on what it says until it ends; False where a person stopped it.
 
@@ -39,6 +40,7 @@ def hand_over(
     if job is None:
         words = ["gantune", "search", "space.yaml", "--name", name, "--runs", runs, "--address", "auto"]
         words += [word for run in earlier for word in ("--from", run)]
+        words += [word for tracker in track for word in ("--track", tracker)]
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "space.yaml").write_text(dump(space.document()), encoding="utf-8")
             job = client.submit_job(
