@@ -1,12 +1,16 @@
 """Real searches in processes of their own, on digits, with Ray."""
 
+import contextlib
+import importlib.util
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from PIL import Image
+from test_trackers import scalars
 
 from gantune.run import ENDED, Run
 
@@ -47,7 +52,7 @@ def space(tmp_path):
 
 
 def command(folder, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
     return {"args": [sys.executable, "-m", "gantune", *arguments], "cwd": folder, "env": environment}
 
 
@@ -153,15 +158,53 @@ def test_gpu_hours_without_a_gpu_are_refused(space, tmp_path):
     assert "budget.gpu_hours would never be used up, for there is no GPU" in done.stderr
 
 
-def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):
+class Dashboard:
+    """optuna-dashboard, in a process of its own, on the study of a run."""
+
+    def __init__(self, run):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        program = Path(sys.executable).with_name("optuna-dashboard")
+        arguments = [program, run.study_path, "--port", str(self.port), "--server", "wsgiref", "--quiet"]
+        self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/{path}", timeout=30) as answer:
+            return json.load(answer)
+
+    def answers(self):
+        try:
+            return bool(self.get("studies"))
+        except OSError:
+            return False
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def test_a_running_searchs_study_is_shown_by_a_dashboard_and_a_kill_loses_no_trial_and_repeats_none(space, tmp_path):
     asked = 8
     arguments = ("search", str(space), "--set", f"budget.trials={asked}")
     run = Run(tmp_path / "runs" / "tiny")
     process = subprocess.Popen(**command(tmp_path, *arguments), stderr=subprocess.DEVNULL)
-    wait_for(process, lambda: sum(row.state != "running" for row in run.results.rows()) >= 3)
-    process.kill()
-    process.wait()
+    wait_for(process, run.study_path.exists)
+    installed = importlib.util.find_spec("optuna_dashboard") is not None
+    with contextlib.closing(Dashboard(run)) if installed else contextlib.nullcontext() as dashboard:
+        wait_for(process, lambda: sum(row.state != "running" for row in run.results.rows()) >= 3)
+        shown = []
+        if installed:
+            wait_for(process, dashboard.answers)
+            (study,) = dashboard.get("studies")["study_summaries"]
+            shown = dashboard.get(f"studies/{study['study_id']}")["trials"]
+        assert process.poll() is None
+        process.kill()
+        process.wait()
     before = run.results.rows()
+    for folder in (run.folder / "tensorboard").iterdir():
+        steps = {row.samples_seen for row in before if row.trial == int(folder.name)}
+        assert {step for step, _ in scalars(folder, "score")} <= steps
 
     gantune(tmp_path, *arguments)
     assert_whole(run, asked)
@@ -169,6 +212,26 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(space, tmp_path):
     assert before == after[: len(before)]
     reports = Counter((row.trial, row.samples_seen, row.state) for row in after)
     assert max(reports.values()) == 1
+    for folder in (run.folder / "tensorboard").iterdir():
+        steps = [step for step, _ in scalars(folder, "score")]
+        assert len(steps) == len({*steps})
+    if not installed:
+        pytest.skip("optuna-dashboard is not installed; all else holds")
+    assert_readable([trial for trial in shown if trial["state"] in ("Complete", "Pruned")], run)
+
+
+def assert_readable(ended, run):
+    """What optuna-dashboard shows of ended trials is what the run tells of them."""
+    parameters = {trial.number: trial.parameters for trial in run.trials()}
+    assert ended
+    for trial in ended:
+        own = parameters[trial["number"]]
+        values = {each["name"]: each["param_external_value"] for each in trial["params"]}
+        assert {"architecture", "loss", "lr_g", "batch_size"} <= {*values} <= {*own}
+        assert (values["loss"], float(values["lr_g"])) == (own["loss"], own["lr_g"])
+        reports = {row.samples_seen for row in run.results.rows() if row.trial == trial["number"]}
+        assert {each["step"] for each in trial["intermediate_values"]} <= reports
+        assert {"state", "cause", "samples_seen"} <= {each["key"] for each in trial["user_attrs"]}
 
 
 def test_finalists_are_confirmed_under_fresh_seeds_even_by_a_driver_killed_meanwhile(space, tmp_path):
