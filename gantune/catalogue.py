@@ -10,8 +10,8 @@ from gantune.compatibility import rules
 from gantune.config import VALUES, TrialConfig
 from gantune.errors import PluginError
 from gantune.metrics.reference import METRICS
-from gantune.objectives import BETTER
-from gantune.plugins import TOPICS, Option
+from gantune.objectives import BETTER, direction_of
+from gantune.plugins import TOPICS, Option, resolve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +43,8 @@ class Entry:
 def catalogue(topic: str) -> list[Entry]:
     """The entries of a topic: one of TOPICS, `metrics`, or `parameters` for the numbers of a space."""
     if topic == "metrics":
-        return [
-            Entry(name=name, about=f"{_about(function)}\n\nBetter: {BETTER[name]}.")
-            for name, function in METRICS.items()
-        ]
+        ours = [Entry(name=name, about=f"{_about(each)}\n\nBetter: {BETTER[name]}.") for name, each in METRICS.items()]
+        return ours + [_own_metric(name) for name in plugins.names("metric")]
     if topic == "parameters":
         declared = plugins.options(TrialConfig)
         return [Entry(name=name, about="", options=(declared[name],)) for name in VALUES]
@@ -61,6 +59,13 @@ def _component(kind: str, name: str) -> Entry:
         return Entry(name=name, about=f"cannot be used: {error}")
     refused = tuple(str(rule) for rule in rules(factory))
     return Entry(name=name, about=_about(factory), options=options, refuses=refused)
+
+
+def _own_metric(name: str) -> Entry:
+    try:
+        return Entry(name=name, about=f"{_about(resolve('metric', name))}\n\nBetter: {direction_of(name)}.")
+    except PluginError as error:
+        return Entry(name=name, about=f"cannot be used: {error}")
 
 
 def _about(factory: Callable[..., Any]) -> str:

@@ -84,6 +84,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "gaussians25": "gantune.data.points:gaussians25",
         "swiss_roll": "gantune.data.points:swiss_roll",
     },
+    "metric": {},  # those of objectives.py share their work, and are no components
 }
 
 # What people ask for, and the kind of component that it is.

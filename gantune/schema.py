@@ -35,7 +35,8 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NUMBERS = {int: "integer", float: "number", str: "string", bool: "boolean"}
 OWN = {":": {"type": ["object", "null"]}}  # `package.module:name`, whose options are not known here
-KINDS = [kind for kind in plugins.BUILTIN if kind != "dataset"]  # a data set is named as text, as files are
+KINDS = [kind for kind in plugins.BUILTIN if kind not in ("dataset", "metric")]  # named as text, as files are
+OWN_METRIC = r"[\w.]+:[\w.]+"  # a metric of somebody's own
 
 
 def schema() -> Schema:
@@ -136,7 +137,9 @@ def _objectives(score: Schema) -> Schema:
     """The score alone, or a list of objectives that begins with it."""
     words: Schema = {key: score[key] for key in ("description", "default")}
     one: Schema = {"enum": score["enum"]}
-    several = {"prefixItems": [one], "items": {"enum": list(OBJECTIVES)}, "minItems": 1, "uniqueItems": True}
+    known = [*OBJECTIVES, *plugins.names("metric")]
+    further = {"anyOf": [{"enum": known}, {"type": "string", "pattern": f"^{OWN_METRIC}$"}]}
+    several = {"prefixItems": [one], "items": further, "minItems": 1, "uniqueItems": True}
     return {**words, "anyOf": [one, {"type": "array", **several}], "examples": [["fid", "seconds_per_image"]]}
 
 
@@ -144,7 +147,7 @@ def _constraints() -> Schema:
     one = {
         "allOf": [
             _text(CONSTRAINT.pattern),
-            {"pattern": rf"^\s*(?:{'|'.join(CONSTRAINT_METRICS)})\b"},
+            {"pattern": rf"^\s*(?:{'|'.join([*CONSTRAINT_METRICS, *plugins.names('metric'), OWN_METRIC])})(?![\w.:])"},
         ],
         "examples": ["recall >= 0.3"],
     }

@@ -11,12 +11,13 @@ from gantune import plugins
 from gantune.config import SCHEDULERS, Component, Constraint, ObjectiveConfig, Scheduler
 from gantune.document import Node, Place, Problems
 from gantune.domains import read_component
-from gantune.objectives import COSTS
+from gantune.errors import PluginError
+from gantune.objectives import COSTS, direction_of, is_own
 from gantune.plugins import did_you_mean
 
 Section = TypeVar("Section")
 
-CONSTRAINT = re.compile(r"(\w+)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
+CONSTRAINT = re.compile(r"([\w.]+(?::[\w.]+)?)\s*(<=|>=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)")
 CONSTRAINT_METRICS = (
     "precision",
     "recall",
@@ -71,7 +72,9 @@ def _read_objectives(items: list[Node], place: Place, first: plugins.Option, pro
     if not items:
         problems.add(place, "`objective.metric`: expected metrics, got an empty list", "for example `fid`")
     for item in items:
-        if not isinstance(item.value, str) or item.value not in OBJECTIVES:
+        if isinstance(item.value, str) and is_own(item.value) and not _usable(item.value, item.place, problems):
+            continue
+        if not isinstance(item.value, str) or not (item.value in OBJECTIVES or is_own(item.value)):
             fix = did_you_mean(str(item.value), OBJECTIVES).removeprefix("; ")
             problems.add(
                 item.place, f"`objective.metric`: expected a metric that reports measure, got {item.got()}", fix
@@ -135,17 +138,35 @@ def _read_constraints(node: Node, problems: Problems) -> tuple[Constraint, ...]:
         match = CONSTRAINT.fullmatch(item.value.strip()) if isinstance(item.value, str) else None
         if match is None:
             problems.add(item.place, "expected a constraint", "for example `recall >= 0.3`")
+        elif is_own(match[1]):
+            if _usable(match[1], item.place, problems):
+                found += _constraint(match, item, problems)
         elif match[1] not in CONSTRAINT_METRICS:
             fix = did_you_mean(match[1], CONSTRAINT_METRICS).removeprefix("; ")
             problems.add(item.place, f"unknown metric `{match[1]}` in a constraint", fix)
         else:
-            try:
-                bound = float(match[3])
-            except ValueError:
-                bound = math.nan
-            if math.isfinite(bound):
-                relation = typing.cast(typing.Literal["<=", ">="], match[2])
-                found.append(Constraint(metric=match[1], relation=relation, bound=bound))
-            else:
-                problems.add(item.place, f"`{match[3]}` is not a number")
+            found += _constraint(match, item, problems)
     return tuple(found)
+
+
+def _constraint(match: re.Match[str], item: Node, problems: Problems) -> list[Constraint]:
+    try:
+        bound = float(match[3])
+    except ValueError:
+        bound = math.nan
+    if not math.isfinite(bound):
+        problems.add(item.place, f"`{match[3]}` is not a number")
+        return []
+    relation = typing.cast(typing.Literal["<=", ">="], match[2])
+    return [Constraint(metric=match[1], relation=relation, bound=bound)]
+
+
+def _usable(metric: str, place: Place, problems: Problems) -> bool:
+    """Whether somebody's own metric loads, and says which way is better."""
+    try:
+        direction_of(metric)
+    except PluginError as error:
+        message, _, fix = str(error).partition("; ")
+        problems.add(place, message, fix)
+        return False
+    return True

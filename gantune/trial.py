@@ -25,6 +25,7 @@ from gantune.data.data_set import BatchSource, DataSet
 from gantune.errors import CheckpointError, ShortOfMemoryError, StorageError
 from gantune.metrics.costs import generator_parameters, seconds_per_image
 from gantune.metrics.reference import SCORES, Reference, sample
+from gantune.objectives import own_metrics
 from gantune.pictures import MOMENT, TARGET_WIDTH, enough, enough_of_a_moment, save_samples
 from gantune.trainer import GANTrainer
 from gantune.world import ALONE, World
@@ -272,6 +273,7 @@ class _Trial:
             count,
             class_counts=self.class_counts,
             metrics=self._scores(),
+            own=own_metrics(self.config.objective),
         )
 
     def _scores(self) -> list[str]:
@@ -313,6 +315,7 @@ class _Trial:
             class_counts=meta["class_counts"],
             metrics=self._scores(),
             fully=True,
+            own=own_metrics(self.config.objective),
         )
 
     def _write_best(self, score: float, metrics: Mapping[str, float]) -> None:

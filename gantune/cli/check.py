@@ -12,7 +12,7 @@ from gantune.config import Hyperband, Median, NoScheduler, Pb2, Pbt
 from gantune.domains import Branch, RandomDraw
 from gantune.driver.auto import sampler_of
 from gantune.mutation import mutable
-from gantune.objectives import BETTER
+from gantune.objectives import direction_of
 from gantune.space import SearchSpace, load_space
 
 DRAWS = 300  # to estimate how many of them are rejected
@@ -55,7 +55,7 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
     ]
     click.echo(f"budget: {budget.trials} trials of {budget.samples_per_trial:,} samples{''.join(limits)}")
     if loaded.objective.others:
-        aims = [f"{name} ({BETTER[name]} is better)" for name in loaded.objective.names]
+        aims = [f"{name} ({direction_of(name)} is better)" for name in loaded.objective.names]
         click.echo(f"objectives: {', '.join(aims)}")
     sampler = sampler_of(loaded)
     click.echo(f"sampler: {sampler}{', chosen by auto' if sampler != loaded.search.sampler else ''}")

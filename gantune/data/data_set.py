@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ from gantune.config import DataConfig
 from gantune.data.cache import cache_directory
 from gantune.data.image_folder import image_folder
 from gantune.data.parquet import parquet
-from gantune.data.source import Source
-from gantune.errors import DataError
+from gantune.data.source import Example, Source
+from gantune.errors import DataError, GantuneError
 from gantune.models.networks import Shape, shape_of
 from gantune.plugins import did_you_mean
 
@@ -137,8 +137,8 @@ def open_source(config: DataConfig) -> Source | DataSet:
 
 def _named(config: DataConfig) -> Source | DataSet:
     if config.dataset in plugins.names("dataset") or ":" in config.dataset:
-        source: Source | DataSet = plugins.resolve("dataset", config.dataset)(config)
-        return source
+        factory = plugins.resolve("dataset", config.dataset)
+        return factory(config) if config.dataset in plugins.BUILTIN["dataset"] else _own(factory, config)
     path = Path(config.dataset)
     if path.is_dir():
         shards = sorted(path.rglob("*.parquet"))
@@ -147,6 +147,33 @@ def _named(config: DataConfig) -> Source | DataSet:
         return parquet([path], config)
     hint = did_you_mean(config.dataset, plugins.names("dataset"))
     raise DataError(f"{path}: no such file or folder{hint}; set data.dataset")
+
+
+def _own(factory: plugins.Factory, config: DataConfig) -> Source | DataSet:
+    """What a function of a user's gives, which may fail in any way, and at any picture."""
+
+    def examples(given: Iterator[Example]) -> Iterator[Example]:
+        try:
+            for each in given:
+                picture, label = each
+                yield picture, label
+        except Exception as error:
+            raise _failed(error) from error
+
+    def _failed(error: Exception) -> DataError:
+        return DataError(f"dataset `{config.dataset}` fails: {type(error).__name__}: {error}")
+
+    try:
+        source: Source | DataSet = factory(config)
+    except GantuneError:
+        raise
+    except Exception as error:
+        raise _failed(error) from error
+    if isinstance(source, Source):
+        return replace(source, examples=examples(source.examples))
+    if not isinstance(source, DataSet):
+        raise DataError(f"dataset `{config.dataset}`: expected a Source or a DataSet, got a {type(source).__name__}")
+    return source
 
 
 def _decode(source: Source, config: DataConfig, folder: Path, report: Report) -> None:

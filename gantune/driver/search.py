@@ -34,7 +34,7 @@ from gantune.driver.tune import RayGoneError, carry
 from gantune.errors import RunError, SpecError
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
-from gantune.objectives import BETTER
+from gantune.objectives import direction_of, own_metrics
 from gantune.packing import Share
 from gantune.requests import Requests
 from gantune.run import Run
@@ -101,7 +101,7 @@ def search(
             f"(uniform noise scores {noise_score:.4g}{seen})"
         )
         for name in space.objective.others:
-            screen.say(f"also {name}, {BETTER[name]} is better")
+            screen.say(f"also {name}, {direction_of(name)} is better")
         control = Control(requests, ledger, screen)
         control.look()  # what was asked of a driver that did not live to do it
         log = (run.folder if crew is None else crew.folder) / "ray.log"
@@ -241,5 +241,6 @@ def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) ->
         run.files.send_once(run.reference_path)
     reference = load_reference(run.reference_path)
     check_reference(images, space.objective, reference)
+    reference.try_own(own_metrics(space.objective))
     run.settle(reference.named(space.objective.metric), reference.key)
     return reference

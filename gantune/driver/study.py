@@ -32,7 +32,7 @@ from gantune.driver.database import Database
 from gantune.driver.samplers import GENETIC, PAUSED, build_sampler, distribution_of
 from gantune.driver.storage import open_study
 from gantune.errors import RunError
-from gantune.objectives import BETTER
+from gantune.objectives import direction_of
 from gantune.space import SearchSpace
 
 MOST_REJECTIONS = 100
@@ -79,7 +79,7 @@ class Study:
         self._space = space
         self._floor = floor
         self._others = space.objective.others
-        self._lower = [BETTER[name] == "lower" for name in space.objective.names]
+        self._lower = [direction_of(name) == "lower" for name in space.objective.names]
         self.place = str(place)
         self._driver = place.driver if isinstance(place, Database) else ""
         directions = [StudyDirection.MINIMIZE if low else StudyDirection.MAXIMIZE for low in self._lower]

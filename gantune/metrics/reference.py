@@ -28,6 +28,7 @@ from gantune.metrics.neighbours import (
     recall,
     spread,
 )
+from gantune.metrics.own import Seen, measure_own, try_own
 from gantune.models.networks import Shape
 
 KERNEL = 5_000  # reals behind the kernel distance
@@ -141,15 +142,18 @@ class Reference:
         class_counts: Sequence[int] = (),
         metrics: Sequence[str] = ("fid",),
         fully: bool = False,
+        own: Sequence[str] = (),
     ) -> dict[str, float]:
         """Metrics of a generator from `count` samples of fixed latents; NaN distances where a sample is not finite."""
         draws = chunks(generate, z_dim, count, self.device, class_counts=class_counts)
         try:
-            return self._measure(draws, metrics, fully)
+            return self._measure(draws, metrics, fully, own)
         except FloatingPointError:
             return {self.named(metric): math.nan for metric in metrics}
 
-    def _measure(self, draws: Iterable[Samples], metrics: Sequence[str], fully: bool) -> dict[str, float]:
+    def _measure(
+        self, draws: Iterable[Samples], metrics: Sequence[str], fully: bool, own: Sequence[str] = ()
+    ) -> dict[str, float]:
         """Features are kept of all samples, the samples themselves only as far as they are looked at."""
         found, kept, seen = [], [], 0
         for draw in draws:
@@ -183,7 +187,17 @@ class Reference:
             values["synthetic_accuracy"] = synthetic_accuracy(
                 examples, torch.cat(labels), self.shape, self.held, self.held_labels
             )
+        if own:
+            sight = Seen(examples, self.held, features.cpu(), self.train.cpu())
+            values |= {name: measure_own(name, sight) for name in own}
         return values
+
+    def try_own(self, names: Sequence[str]) -> None:
+        """Raise PluginError where a metric of somebody's own does not even measure real examples."""
+        if names:
+            real = self.held[:NEIGHBOURS]
+            features = extract(self.net, real, self.device).cpu()
+            try_own(names, Seen(real, real, features, features))
 
 
 @torch.no_grad()
