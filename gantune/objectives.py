@@ -34,6 +34,7 @@ BETTER: dict[str, Direction] = {
 }
 COSTS = ("seconds_per_image", "generator_parameters")  # measured only where they are asked for
 TIMED = "seconds_per_image"  # another one at every measurement, and on every machine
+OF_MACHINES = (TIMED, "gpu_utilization", "gpu_memory")  # tell of where a trial was trained, and of what else was there
 
 Point = tuple[float, ...]
 

@@ -9,7 +9,7 @@ import torch
 from gantune.data.data_set import open_data
 from gantune.errors import RunError
 from gantune.metrics.reference_file import check_reference, load_reference
-from gantune.objectives import TIMED
+from gantune.objectives import OF_MACHINES
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import load_trial
@@ -82,7 +82,7 @@ def _compared(row: Row | None, progress: Progress) -> Replayed:
         then = {"score": row.score, "best_score": row.best_score, **row.metrics}
         if row.state in STATES or progress.state in STATES:
             now["state"], then["state"] = progress.state, row.state
-    names = [name for name in dict.fromkeys([*now, *then]) if name != TIMED]
+    names = [name for name in dict.fromkeys([*now, *then]) if name not in OF_MACHINES]
     differences = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
     return Replayed(
         samples_seen=progress.samples_seen, score=progress.score, numbers=len(names), differences=differences

@@ -21,6 +21,7 @@ from gantune.data.data_set import DataSet, open_data
 from gantune.driver.ranks import ranks
 from gantune.driver.workplace import workplace
 from gantune.errors import DataError, GantuneError, ShortOfMemoryError, StorageError
+from gantune.gpu_use import gpu_use
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference
 from gantune.trainer import choose_device
@@ -67,6 +68,17 @@ def _place() -> str:
     context = ray.get_runtime_context()
     gpus = context.get_accelerator_ids().get("GPU", [])
     return " ".join([ray.util.get_node_ip_address(), context.get_node_id()[:8], *(f"gpu{gpu}" for gpu in gpus)])
+
+
+def _use() -> dict[str, float]:
+    """How busy the GPUs of this process are; nothing where it has trained on none."""
+    return gpu_use(_gpus()) if torch.cuda.is_available() else {}
+
+
+@functools.cache
+def _gpus() -> tuple[str, ...]:
+    """Those GPUs, by the names that their driver has for them."""
+    return tuple(f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count()))
 
 
 @functools.lru_cache(maxsize=1)
@@ -164,7 +176,7 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             "score": progress.score,
             "metrics": tuple(progress.metrics.items()),  # a dict would reach the scheduler flattened
             "state": progress.state,
-            "progress": replace(progress, place=_place()).as_dict(),
+            "progress": replace(progress, place=_place(), metrics={**progress.metrics, **_use()}).as_dict(),
             "done": progress.state != "running",
             "remark": self._remark,
         }
