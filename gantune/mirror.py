@@ -7,7 +7,7 @@ reads there could always go on; whoever drives or reads begins by making the cop
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,12 @@ class Here:
 
     def driven(self) -> bool:
         """Whether a search is driving the run, here or on another machine that has the folder."""
-        locks = [self._folder / ".lock", *self._folder.glob("drivers/*/.lock")]
-        return any(_held(path) for path in locks if path.exists())
+        return any(True for _ in self.held())
+
+    def held(self) -> Iterator[str]:
+        """The names of the drivers of this folder; of one that drives alone it is the run's own."""
+        locks = [self._folder / ".lock", *sorted(self._folder.glob("drivers/*/.lock"))]
+        return (path.parent.name for path in locks if path.exists() and _held(path))
 
     def check_free(self) -> None:
         """Raise RunError where a driver has the run whom this folder's lock does not tell of."""

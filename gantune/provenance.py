@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from typing import Any
 
@@ -22,9 +23,10 @@ def versions() -> dict[str, str]:
 
 
 def session() -> dict[str, Any]:
-    """The versions, commit and machine of this process, for the manifest."""
+    """The versions, commit, machine and beginning of this process, for the manifest."""
     machine = {"system": platform.platform(), "cpus": os.cpu_count(), "python": sys.version.split()[0]}
-    return {"gantune": __version__, "git": _git_commit(), "packages": versions(), "machine": machine}
+    who = {"host": platform.node(), "pid": os.getpid(), "began": time.time()}
+    return {"gantune": __version__, "git": _git_commit(), "packages": versions(), "machine": machine, **who}
 
 
 def _git_commit() -> str | None:

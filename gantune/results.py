@@ -89,6 +89,18 @@ class Results:
         self._parts_here: list[Path] | None = None  # this writer's, in order; None until they are looked for
         self._held: dict[Path, int] = {}  # rows of parts
 
+    def for_a_reader(self) -> "Results":
+        """The same directory for one who follows all writers by `news`."""
+        return Results(self._folder, "nobody", self._files)
+
+    def written(self) -> float | None:
+        """When the last part was written, in seconds since 1970."""
+        times = []
+        for part in self._parts():
+            with contextlib.suppress(FileNotFoundError):
+                times.append(part.stat().st_mtime)
+        return max(times, default=None)
+
     def written_by(self, writer: str) -> "Results":
         """The same directory for one of several writers."""
         return Results(self._folder, writer)
@@ -145,6 +157,7 @@ class Results:
 
     def news(self) -> list[Row]:
         """Rows of other writers' parts that came since the last call, in order; after a merge some come again."""
+        self._files.refresh()
         while True:
             own = self._own()
             new = [part for part in self._parts() if part not in self._told and part not in own]

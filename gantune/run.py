@@ -5,7 +5,6 @@ runs/NAME/  space.yaml  manifest.json  study.journal  reference.safetensors  res
 
 import json
 import os
-import platform
 import shlex
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -173,7 +172,7 @@ class Run:
                 raise RunError(
                     f"{self.shown}: its study lies in {self.study_path.name}; leave --storage out, or use --name"
                 )
-        shared = {} if storage is None else {"storage": storage, "host": platform.node(), "pid": os.getpid()}
+        shared = {} if storage is None else {"storage": storage}
         sessions = [*(manifest or {}).get("sessions", []), session() | shared]
         self._write("space.yaml", dump(document))
         values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
@@ -207,8 +206,15 @@ class Run:
 
     def note_resources(self, values: Mapping[str, float]) -> None:
         """Note what a trial of this session occupies: `cpus_per_trial`, which is its threads, and `gpus_per_trial`."""
+        self._note("resources", dict(values))
+
+    def note_end(self) -> None:
+        """Note that this session came to the search's end: nothing more was asked for."""
+        self._note("ended", True)
+
+    def _note(self, name: str, value: Any) -> None:
         manifest = self.manifest()
-        manifest["sessions"][self.session]["resources"] = dict(values)
+        manifest["sessions"][self.session][name] = value
         self._write("manifest.json", json.dumps(manifest, indent=1))
 
     def resources(self) -> dict[str, float]:

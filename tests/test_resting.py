@@ -20,10 +20,11 @@ from gantune.driver.fronts import FrontHalving
 from gantune.driver.halving import Halving
 from gantune.driver.ledger import Ledger
 from gantune.driver.schedulers import build_scheduler
-from gantune.driver.screen import Screen, overview
+from gantune.driver.screen import Screen
 from gantune.driver.study import Study
 from gantune.requests import Requests
 from gantune.run import ENDED, Run
+from gantune.screen import overview
 from gantune.space import load_space
 from gantune.trial import Progress
 
@@ -271,7 +272,7 @@ def test_what_rests_is_open_waits_for_nobody_and_is_told_as_paused(books):
     assert (row.trial, row.state, row.cause) == (1, "paused", "stopped by the scheduler at 108 samples")
     assert ledger.state_of(1) == "paused"
     assert (ledger.running, ledger.resting, ledger.ended.total()) == (1, 1, 0)
-    assert "1 paused" in overview(ledger)
+    assert "1 paused" in overview(ledger.situation())
     assert books.run.trials()[1].survived
     assert books.open().resting == 1
     assert [proposal.number for proposal in iter(books.open().next, None)][:2] == [0, 2]

@@ -16,6 +16,7 @@ VERBS = {
     "stop": "Ask a search that runs elsewhere to stop.",
     "kill": "End one trial of a search.",
     "promote": "Give one trial of a search its whole budget.",
+    "status": "Show how a search stands, wherever it runs.",
     "best": "Show a run's best trial, and export its generator.",
     "report": "Write one page of a run, to look at and to pass on.",
     "show": "List components, their options and what does not go together.",

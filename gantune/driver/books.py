@@ -17,7 +17,8 @@ from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
 from gantune.results import Row
-from gantune.run import Run
+from gantune.run import RESTS, Run
+from gantune.situation import Key, Limit, Outline, Situation, Tally
 from gantune.space import SearchSpace
 from gantune.trial import Progress
 from gantune.writing import dump, trial_document
@@ -38,6 +39,8 @@ class Best:
 class Books:
     """What the driver notes while trials train, be it a search or the confirmation of its finalists."""
 
+    confirming = False
+
     def __init__(self, run: Run, space: SearchSpace, rows: Sequence[Row]) -> None:
         self._run = run
         self._budget = space.budget
@@ -46,8 +49,11 @@ class Books:
         self._started = time.monotonic()
         self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
         self._trained: dict[tuple[int, int], tuple[int, float]] = {}  # samples and seconds, by trial and repeat
+        self._tally = Tally()
+        self._outline: Outline | None = None
         for row in rows:
             self._count(row)
+            self._tally.hear(row)
         self._spent_before = {name: spent for name, spent, _ in self._limits()}
         self._failures: list[str] = []
         self._retries = space.search.retries
@@ -157,6 +163,7 @@ class Books:
     def occupy(self, gpus: float) -> None:
         """Count a trial's time on so many GPUs from now on, and what was spent before, too."""
         self._gpus = gpus
+        self._outline = None
         self._spent_before = {name: spent for name, spent, _ in self._limits()}
 
     def state_of(self, trial: int) -> str:
@@ -227,6 +234,24 @@ class Books:
                 guesses.append(elapsed / (spent - self._spent_before[name]) * (limit - spent))
         return max(0.0, min(guesses))
 
+    def situation(self) -> Situation:
+        """What people see of the search now."""
+        self._outline = self._outline or Outline.of(self._run)
+        seen = self._tally.situation(self._outline, clock=self.seconds(), out=self._out(), confirming=self.confirming)
+        return replace(
+            seen,
+            stage=self.stage,
+            done=sum(self.ended.values()) + self.resting,
+            asked=self.asked,
+            counts=dict(self.ended | Counter({RESTS: self.resting})),
+            seconds_left=self.seconds_left(),
+            limits=tuple(Limit(name=name, spent=spent, limit=limit) for name, spent, limit in self._limits()),
+        )
+
+    def _out(self) -> set[Key]:
+        """Who is being trained."""
+        return {self.identity(number) for number in self._proposals}
+
     def _issue(self, proposal: Proposal) -> Proposal:
         """Write a trial's configuration beside its results to come."""
         folder = self.folder(proposal.number)
@@ -244,6 +269,7 @@ class Books:
         before, _ = self._trained.get((row.trial, row.repeat), (0, 0.0))
         self._run.results.append(row)
         self._count(row)
+        self._tally.hear(row)
         self.watch(row, row.samples_seen > before)
 
     def _count(self, row: Row) -> None:

@@ -17,6 +17,8 @@ class Confirmation(Books):
     The finalists are the survivors of the lowest scores; every run gets its whole budget, whatever the others show.
     """
 
+    confirming = True
+
     def __init__(self, run: Run, space: SearchSpace) -> None:
         rows = run.results.rows()
         super().__init__(run, space, rows)

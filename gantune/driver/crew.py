@@ -17,6 +17,7 @@ from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
 from gantune.results import Row
 from gantune.run import ENDED, RESTS, Run
+from gantune.situation import Key
 from gantune.space import SearchSpace
 
 SECONDS_BETWEEN = 1.0  # looks for what others did
@@ -106,11 +107,16 @@ class _Shared(Books):
                 self._heard.add(_key(row))
                 self._seconds_before += max(0.0, row.run_seconds - self.seconds())
                 self._count(row)
+                self._tally.hear(row)
                 self._take_in(row)
 
     def _take_in(self, row: Row) -> None:
         """Another driver's row, heard for the first time."""
         raise NotImplementedError
+
+    def _out(self) -> set[Key]:
+        """Also those of other drivers that have reported."""
+        return super()._out() | {key for key in self._tally.running() if bool(key[1]) == self.confirming}
 
     def next(self) -> Proposal | None:
         """The next trial to train. After looking in vain, as while others train the last, it does not look at once."""

@@ -1,36 +1,48 @@
-"""What a person sees while a search runs: one line that is kept up to date, and a line for each trial's end."""
+"""What a person sees while a search runs: a picture in place on a terminal, and a line for each trial's end."""
 
+import os
 import shutil
 import sys
 import time
 from typing import TextIO
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
 from gantune.driver.books import Books
 from gantune.results import Row
-from gantune.spending import duration
+from gantune.screen import Picture, overview
+from gantune.situation import label
 
-BAR = 20
 SECONDS_BETWEEN = 1.0
+STOPPING = "stopping; what is running will continue from its last report"
 
 
 class Screen:
-    """Writes to stderr: a line in place on a terminal, plain lines elsewhere."""
+    """Writes to stderr: a picture in place on a terminal, plain lines elsewhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._redraws = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+        self._live: Live | None = None
+        self._width = 0
         self._drawn = 0.0
         self._shown = False
         self._stage = ""
+        self._stopping = False
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays, above the picture."""
+        if self._live is not None:
+            self._live.console.print(Text(text), soft_wrap=True)
+            return
         self._clear()
         print(text, file=self._stream, flush=True)
 
     def passing(self, text: str) -> None:
         """A line that the next one replaces; shown on terminals only."""
-        if self._live:
+        if self._redraws and self._live is None:
             self._clear()
             width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be replaced
             print(text[:width], end="", file=self._stream, flush=True)
@@ -38,46 +50,70 @@ class Screen:
 
     def ended(self, row: Row, books: Books) -> None:
         """A trial has ended, or rests."""
-        name = f"#{row.trial}.{row.repeat}" if row.repeat else f"#{row.trial}"
-        what = f"{name} {row.state} at {row.samples_seen:,} samples: {_outcome(row)}"
-        self.say(what if self._live else f"{overview(books)}  | {what}")
-        self._drawn = 0.0
+        what = f"{label(row.trial, row.repeat)} {row.state} at {row.samples_seen:,} samples: {_outcome(row)}"
+        self.say(what if self._redraws else f"{overview(books.situation())}  | {what}")
         self.update(books)
 
     def update(self, books: Books) -> None:
-        """Redraw the line, at most once a second; a stage that begins gets a line that stays."""
+        """Redraw the picture, at most once a second; a stage that begins gets a line that stays."""
         if books.stage != self._stage:
             self._stage = books.stage
-            self.say(overview(books))
-        if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN:
+            self.say(overview(books.situation()))
+        if self._redraws and time.monotonic() - self._drawn > SECONDS_BETWEEN:
+            self._draw(books)
             self._drawn = time.monotonic()
-            self.passing(overview(books))
+
+    def interrupted(self) -> None:
+        """Somebody has asked for the end, and was answered on the terminal: what is below is drawn anew."""
+        if not self._stopping:
+            self._stopping = True
+            self._leave()
 
     def rest(self, books: Books) -> None:
-        """Leave the line as it stands at the end."""
-        if self._live:
-            self.say(overview(books))
+        """Leave a line as it stands at the end."""
+        self.close()
+        if self._redraws:
+            self.say(overview(books.situation()))
+
+    def close(self) -> None:
+        """Take the picture away."""
+        if self._live is not None:
+            self._live.update("")
+            self._live.stop()
+            self._live = None
+
+    def _draw(self, books: Books) -> None:
+        picture = Picture(books.situation(), STOPPING if self._stopping else "")
+        if self._live is not None and self._live.console.width < self._width:
+            self._leave()  # its lines have been wrapped, so it could not be replaced
+        if self._live is None:
+            self._clear()
+            console = Console(file=self._stream, force_terminal=True, force_jupyter=False, highlight=False)
+            self._live = Live(
+                console=console,
+                auto_refresh=False,  # no thread of its own
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                vertical_overflow="crop",
+            )
+            self._live.start()
+            console.show_cursor(True)  # a search that is killed could not show it again
+        self._width = self._live.console.width
+        self._live.update(picture, refresh=True)
+
+    def _leave(self) -> None:
+        """Let the picture stand where it is, and begin another below it."""
+        if self._live is not None:
+            self._live.console.pop_render_hook()
+            self._live.console.clear_live()
+            self._live = None
+            print(file=self._stream, flush=True)
 
     def _clear(self) -> None:
         if self._shown:
             print("\r\x1b[K", end="", file=self._stream)
             self._shown = False
-
-
-def overview(books: Books) -> str:
-    """Progress, counts, best so far and time left, in one line."""
-    done = sum(books.ended.values()) + books.resting
-    filled = round(BAR * min(1.0, done / books.asked))
-    parts = [f"[{'#' * filled}{'-' * (BAR - filled)}] {done}/{books.asked}", f"{books.running} running"]
-    parts += [f"{books.resting} paused"] if books.resting else []
-    parts += [books.stage] if books.stage else []
-    parts += [f"{books.ended[state]} {state}" for state in ("pruned", "collapsed", "failed") if books.ended[state]]
-    if books.best is not None:
-        parts.append(f"best {books.best.score:.4g} (#{books.best.trial})")
-    left = books.seconds_left()
-    if left is not None and done < books.asked:
-        parts.append(f"{duration(left)} left")
-    return "  ".join(parts)
 
 
 def _outcome(row: Row) -> str:

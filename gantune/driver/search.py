@@ -70,6 +70,7 @@ def search(
             raise SpecError(f"--storage: drivers of one run need locks on files, which {run.place} has not; use a disk")
         database.check()
     with contextlib.ExitStack() as stack:
+        stack.callback(screen.close)
         alone = not run.driven()
         crew = None if database is None else stack.enter_context(Crew(run))
         if crew is None:
@@ -142,6 +143,8 @@ def search(
         if confirmation.complete() or confirmation.out_of_budget():
             if idle:
                 screen.say("it is finished; for more: gantune resume --set budget.trials=N, or more of what is used up")
+            with agreed:
+                run.note_end()
             return True
         screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
         if not ray.is_initialized():
@@ -159,6 +162,8 @@ def search(
             raise RunError(f"{run.shown}: stopped: {confirmation.stuck()}")
         if not confirmation.complete():
             screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
+        with agreed:
+            run.note_end()
         return True
 
 

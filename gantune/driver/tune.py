@@ -98,6 +98,11 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
             **self._share,
         }
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has asked for the end."""
+        return self._limit.interrupted
+
     def draw_ahead(self) -> None:
         """Draw the next trial while all workers train, so that who is done first does not wait for the sampler."""
         if self._drawn is None and not self._limit.asked and self._out and len(self._out) >= self._room():
@@ -142,6 +147,8 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         self._control.look()
         self._books.hear()
         self._asking.draw_ahead()
+        if self._asking.interrupted:
+            self._screen.interrupted()
         self._screen.update(self._books)
 
     def on_trial_result(

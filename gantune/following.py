@@ -1,0 +1,136 @@
+"""A run as others than its driver see it: from its rows and manifest, and by who holds it."""
+
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from gantune.lease import holder
+from gantune.run import Run
+from gantune.situation import Key, Outline, Situation, Tally
+
+State = Literal["searching", "finished", "stopped", "silent"]
+LOG_BYTES = 100_000
+LOG_LINES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driver:
+    """Who drives a run. `began`: seconds since 1970; a run of an older gantune does not tell who it is."""
+
+    host: str = ""
+    pid: int | None = None
+    began: float | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == platform.node()
+
+    def __str__(self) -> str:
+        who = f"process {self.pid} on {'this machine' if self.here else self.host}" if self.host else "a process"
+        return who if self.began is None else f"{who} since {time.strftime('%H:%M:%S', time.localtime(self.began))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A run at a moment. `silent`: no trial has reported, and nobody drives it.
+
+    Where nobody drives it, what `situation` calls running waits to be continued.
+    """
+
+    state: State
+    drivers: tuple[Driver, ...]
+    situation: Situation
+
+
+class Follower:
+    """Follows one run; every look reads only what is new."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._rows = run.results.for_a_reader()
+        self._tally = Tally()
+
+    def look(self) -> View:
+        """The run now. Raises RunError where it cannot be read."""
+        outline = Outline.of(self.run)
+        for row in self._rows.news():
+            self._tally.hear(row)
+        drivers = drivers_of(self.run)
+        confirming = self._tally.confirming
+        out = {key for key in self._tally.running() | self._issued() if bool(key[1]) == confirming}
+        clock = self._clock(drivers)
+        situation = self._tally.situation(outline, clock=clock, out=out, confirming=confirming)
+        if not drivers:
+            situation = replace(situation, seconds_left=None)
+        return View(state=self._state(outline, drivers, out), drivers=drivers, situation=situation)
+
+    def _state(self, outline: Outline, drivers: tuple[Driver, ...], out: set[Key]) -> State:
+        if drivers:
+            return "searching"
+        if not self._tally.known:
+            return "stopped" if out else "silent"
+        over = outline.ended or (self._tally.over(outline) and not self._issued())
+        return "finished" if over else "stopped"
+
+    def _issued(self) -> set[Key]:
+        """Trials that have their configuration and have not reported; of a run at a URI they are not looked for."""
+        if self.run.place is not None:
+            return set()
+        names = {_key(path.parent.name): path for path in self.run.folder.glob("trials/*/config.yaml")}
+        return {key for key in names if key is not None and key not in self._tally.known}
+
+    def _clock(self, drivers: tuple[Driver, ...]) -> float:
+        """The run's clock: it stands still where nobody drives, and no row tells what it shows between reports."""
+        written = self._rows.written()
+        if not drivers:
+            return self._tally.clock
+        since = [at for at in (written, *(driver.began for driver in drivers)) if at is not None]
+        return self._tally.clock + max(0.0, time.time() - max(since, default=time.time()))
+
+
+def drivers_of(run: Run) -> tuple[Driver, ...]:
+    """Who drives a run, here or on another machine; nobody, or one or more."""
+    if run.place is not None and (found := holder(run.place)) is not None:
+        return (Driver(host=found.host, pid=found.pid, began=found.began),)
+    sessions = run.manifest()["sessions"]
+    numbers = [int(name) - 1 if name.isdecimal() and name != run.name else -1 for name in run.files.held()]
+    told = [sessions[number] if -1 <= number < len(sessions) and sessions else {} for number in numbers]
+    return tuple(
+        Driver(host=session.get("host", ""), pid=session.get("pid"), began=session.get("began")) for session in told
+    )
+
+
+def last_words(run: Run) -> list[str]:
+    """The last lines about a trial that failed, from the logs of this machine's drivers."""
+    logs = sorted([run.folder / "ray.log", *run.folder.glob("drivers/*/ray.log")], key=_written)
+    for log in reversed(logs):
+        lines = _tail(log)
+        starts = [at for at, line in enumerate(lines) if " ERROR " in line]
+        if starts:
+            return lines[starts[-1] :][:LOG_LINES]
+    return []
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _key(folder: str) -> Key | None:
+    """The trial and repeat of a folder's name."""
+    number, _, repeat = folder.partition(".")
+    return (int(number), int(repeat or 0)) if number.isdecimal() and (repeat or "0").isdecimal() else None

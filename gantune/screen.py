@@ -1,0 +1,176 @@
+"""A search's situation drawn with rich: one line, or a picture that fits a terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from gantune.situation import Lead, Running, Situation, label
+from gantune.spending import duration
+
+BAR = 20
+CURVE = 16  # characters
+MOST_PLACES = 4
+GAP = "  "
+STATES = ("finished", "paused", "pruned", "collapsed", "failed")
+STYLES = {"finished": "green", "paused": "cyan", "pruned": "", "collapsed": "yellow", "failed": "red"}
+DROPPED = ("place", "ago", "gpu", "best", "scores")  # columns that go first where the terminal is narrow
+LEFT = ("scores", "place")  # aligned
+
+
+def overview(situation: Situation) -> str:
+    """Progress, counts, best so far and time left, in one line."""
+    done, asked, counts = situation.done, situation.asked, situation.counts
+    parts = [f"[{bar(done, asked, '#-')}] {done}/{asked}", f"{len(situation.running)} running"]
+    parts += [f"{counts['paused']} paused"] if counts.get("paused") else []
+    parts += [situation.stage] if situation.stage else []
+    parts += [f"{counts[state]} {state}" for state in ("pruned", "collapsed", "failed") if counts.get(state)]
+    if situation.best is not None:
+        parts.append(f"best {_lead(situation.best)}")
+    if situation.seconds_left is not None and done < asked:
+        parts.append(f"{duration(situation.seconds_left)} left")
+    return GAP.join(parts)
+
+
+def bar(done: int, asked: int, marks: str) -> str:
+    """A bar of what is done, from a mark for it and one for the rest."""
+    filled = round(BAR * min(1.0, done / asked)) if asked else BAR
+    return marks[0] * filled + marks[1] * (BAR - filled)
+
+
+def curve(scores: Sequence[float], *, plain: bool = False) -> str:
+    """Scores as a line of bars, the lower the better; in ASCII where it is to be plain."""
+    marks = "_.-~=+*#" if plain else "▁▂▃▄▅▆▇█"
+    last = scores[-CURVE:]
+    low, span = min(last, default=0.0), max(last, default=0.0) - min(last, default=0.0)
+    steps = (0 if not span else round((score - low) / span * (len(marks) - 1)) for score in last)
+    return "".join(marks[step] for step in steps)
+
+
+class Picture:
+    """A situation for a rich console, in as many lines and columns as it has. `note` stands below it."""
+
+    def __init__(self, situation: Situation, note: str = "", *, waiting: bool = False) -> None:
+        self._situation = situation
+        self._note = note
+        self._title = "waiting" if waiting else "running"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = not console.encoding.startswith("utf")
+        width = options.max_width
+        head = [line for text in self._head(plain) for line in text.wrap(console, width)]
+        foot = list(Text(self._note).wrap(console, width)) if self._note else []
+        room = max(1, console.size.height - len(head) - len(foot) - 3) if console.is_terminal else None
+        for line in [*head, *self._rows(width, room, plain), *foot]:
+            line.truncate(width)
+            line.no_wrap = True
+            yield line
+
+    def _head(self, plain: bool) -> Iterable[Text]:
+        now = self._situation
+        left = f", {duration(now.seconds_left)} left" if now.seconds_left is not None and now.done < now.asked else ""
+        title = Text(now.name, style="bold")
+        title.append(f"{GAP}{bar(now.done, now.asked, '#-' if plain else '█░')}", style="not bold cyan")
+        what = " runs of finalists" if now.confirming else ""
+        title.append(f"{GAP}{now.done}/{now.asked}{what}{GAP}{duration(now.seconds)}{left}", style="not bold")
+        yield title
+        yield self._counts()
+        if now.best is not None:
+            best = Text(f"best {now.score_name} ").append(_lead(now.best), style="bold green")
+            best.append(f"{GAP}baseline {now.baseline:.4g}" if now.baseline is not None else "")
+            yield best.append(f"{GAP}target {now.target:g}" if now.target is not None else "")
+        if now.limits:
+            yield Text(GAP.join(f"{each.name} {_amount(each.spent)} of {_amount(each.limit)}" for each in now.limits))
+        if used := self._use():
+            yield Text(used)
+
+    def _counts(self) -> Text:
+        now = self._situation
+        counts = Text(f"{len(now.running)} {self._title}")
+        for state in STATES:
+            if now.counts.get(state):
+                counts.append(GAP).append(f"{now.counts[state]} {state}", style=STYLES[state])
+            if state == "collapsed" and now.causes:
+                counts.append(f": {causes(now.causes)}")
+        return counts.append(f"{GAP}{now.stage}" if now.stage else "")
+
+    def _use(self) -> str:
+        """The GPUs in use where any are told of, else the CPUs."""
+        now = self._situation
+        places: dict[str, list[Running]] = {}
+        for trial in now.running:
+            if trial.gpu_utilization is not None:
+                places.setdefault(trial.place, []).append(trial)
+        told = []
+        for place, trials in sorted(places.items()):
+            newest = min(trials, key=lambda trial: trial.seconds_ago or 0.0)
+            told.append(f"{place} {_gpu(newest)} by {len(trials)}")
+        if told:
+            more = f"{GAP}and {len(told) - MOST_PLACES} more" if len(told) > MOST_PLACES else ""
+            return f"GPU, memory: {GAP.join(told[:MOST_PLACES])}{more}"
+        cpus = (now.cpus_per_trial or 0.0) * sum(trial.samples_seen > 0 for trial in now.running)
+        if not cpus or self._title == "waiting" or any("gpu" in trial.place for trial in now.running):
+            return ""
+        return f"{cpus:g} CPU{'s' * (cpus != 1)} in use"
+
+    def _rows(self, width: int, room: int | None, plain: bool) -> Iterable[Text]:
+        """A line for each trial that runs, under titles; columns that do not fit are left out."""
+        running = self._situation.running
+        if not running:
+            return
+        shown = running if room is None or len(running) <= room else running[: max(1, room - 1)]
+        table = [_cells(trial, self._situation.samples_per_trial, plain) for trial in shown]
+        columns = [name for name in table[0] if any(cells[name] for cells in table)]
+        widths = {name: max(len(name), *(len(cells[name]) for cells in table)) for name in columns}
+        for name in DROPPED:
+            if sum(widths[each] + len(GAP) for each in columns) > width and name in columns:
+                columns.remove(name)
+
+        def line(cells: Mapping[str, str]) -> str:
+            aligned = (
+                cells[name].ljust(widths[name]) if name in LEFT else cells[name].rjust(widths[name]) for name in columns
+            )
+            return GAP.join(aligned).rstrip()
+
+        yield Text(line({name: name for name in columns}), style="dim")
+        for cells in table:
+            yield Text(line(cells))
+        if len(shown) < len(running):
+            yield Text(f"and {len(running) - len(shown)} more", style="dim")
+
+
+def causes(counted: Mapping[str, int]) -> str:
+    """Verdicts with their counts, the most frequent first."""
+    if len(counted) == 1:
+        return next(iter(counted))
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counted.items(), key=lambda item: -item[1]))
+
+
+def _cells(trial: Running, samples: int, plain: bool) -> dict[str, str]:
+    return {
+        "trial": trial.label,
+        "samples": f"{trial.samples_seen:,}/{samples:,}",
+        "score": _number(trial.score),
+        "best": _number(trial.best_score),
+        "scores": curve(trial.scores, plain=plain),
+        "gpu": _gpu(trial),
+        "ago": "" if trial.seconds_ago is None else duration(trial.seconds_ago),
+        "place": trial.place,
+    }
+
+
+def _gpu(trial: Running) -> str:
+    shares = [share for share in (trial.gpu_utilization, trial.gpu_memory) if share is not None]
+    return " ".join(f"{share:.0%}" for share in shares)
+
+
+def _lead(best: Lead) -> str:
+    return f"{best.score:.4g} ({label(best.trial, best.repeat)})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -1,0 +1,178 @@
+"""One picture of a search, from its driver's books and from its rows alone."""
+
+import platform
+import random
+from dataclasses import replace
+
+import pytest
+from filelock import FileLock
+from made_runs import SPACE, make_run
+
+from gantune.driver.ledger import Ledger
+from gantune.driver.study import Study
+from gantune.following import Follower, last_words
+from gantune.results import Row
+from gantune.run import Run
+from gantune.situation import Outline, Tally
+from gantune.space import load_space
+from gantune.spending import spending
+from gantune.trial import Progress
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("runs"), trials=16, running=2, weights=False)
+    return run, run.results.rows()
+
+
+def test_driver_and_reader_see_the_same(tmp_path):
+    space = load_space(SPACE)
+    run = Run(tmp_path / "made")
+    run.folder.mkdir()
+    run.begin(space)
+    run.settle("fid_classifier", "0123")
+    run.note_resources({"cpus_per_trial": 1, "gpus_per_trial": 0})
+    books = Ledger(run, space, Study(run.study_path, space, 500.0))
+    first, second, silent = (books.next().number for _ in range(3))
+    follower = Follower(run)
+    for number, samples, score, state in [
+        (first, 1000, 90.0, "running"),
+        (second, 1000, 80.0, "running"),
+        (first, 2000, 70.0, "collapsed"),
+        (second, 2000, 60.0, "running"),
+    ]:
+        metrics = {"gpu_utilization": 0.5, "gpu_memory": 0.25}
+        progress = Progress(samples_seen=samples, score=score, best_score=score, metrics=metrics, state=state)
+        books.record(number, replace(progress, place="10.0.0.1 ab gpu0"), stopped=False)
+        follower.look()
+    with FileLock(run.folder / ".lock"):
+        view = follower.look()
+    driver, reader = books.situation(), view.situation
+    for one, other in zip(driver.running, reader.running, strict=True):
+        assert replace(one, seconds_ago=None) == replace(other, seconds_ago=None)
+    same = ("name", "score_name", "done", "asked", "counts", "causes", "best", "baseline", "failures", "limits")
+    assert {name: getattr(driver, name) for name in same} == {name: getattr(reader, name) for name in same}
+    running, unheard = reader.running
+    assert (running.trial, running.scores, running.place) == (second, (80.0, 60.0), "10.0.0.1 gpu0")
+    assert (running.gpu_utilization, running.gpu_memory) == (0.5, 0.25)
+    assert (unheard.trial, unheard.samples_seen, unheard.seconds_ago) == (silent, 0, None)
+    assert reader.seconds == pytest.approx(driver.seconds, abs=5.0)
+    assert view.state == "searching"
+    assert [each.host for each in view.drivers] == [platform.node()]
+
+
+def test_what_a_reader_sees_is_what_the_run_says(made):
+    run, rows = made
+    situation = Follower(run).look().situation
+    best = run.best()
+    assert (situation.best.trial, situation.best.score) == (best.number, best.best_score)
+    states = [trial.state for trial in run.trials()]
+    assert situation.counts == {state: states.count(state) for state in set(states) - {"running"}}
+    assert [trial.trial for trial in situation.running] == [t.number for t in run.trials() if t.state == "running"]
+    assert situation.baseline == run.trials()[0].best_score
+    assert situation.spending == spending(run, rows)
+
+
+def test_rows_that_come_again_change_nothing(made):
+    run, rows = made
+    outline = Outline.of(run)
+
+    def seen(rows):
+        tally = Tally()
+        for row in rows:
+            tally.hear(row)
+        return tally.situation(outline, clock=tally.clock, out=tally.running(), confirming=False)
+
+    stream = random.Random(0)
+    again = [row for at, row in enumerate(rows) for row in (row, stream.choice(rows[: at + 1]))]
+    assert seen(again) == seen(rows)
+    assert seen([*rows, *rows]) == seen(rows)
+
+
+def test_a_look_reads_only_what_is_new(made, monkeypatch):
+    run, _ = made
+    follower = Follower(run)
+    follower.look()
+    monkeypatch.setattr("gantune.results.pq.ParquetFile", None)  # nothing is opened again
+    follower.look()
+
+
+def take(run, **changes):
+    run.results.append(replace(run.results.rows()[-1], **changes))
+
+
+def test_a_run_is_finished_once_its_driver_says_so_or_all_that_was_asked_for_has_ended(tmp_path):
+    run = make_run(tmp_path, trials=6, running=0, weights=False)
+    assert Follower(run).look().state == "stopped"  # 6 of 24
+    run.note_end()  # as where the space holds no more
+    assert Follower(run).look().state == "finished"
+    whole = make_run(tmp_path, trials=24, running=0, weights=False, name="whole")
+    assert Follower(whole).look().state == "finished"
+    assert Follower(make_run(tmp_path, trials=24, running=1, weights=False, name="open")).look().state == "stopped"
+
+
+@pytest.mark.parametrize(("budget", "state"), [({"target": 1000.0}, "finished"), ({"target": 0.001}, "stopped")])
+def test_a_target_ends_a_search(tmp_path, budget, state):
+    space = {**SPACE, "budget": {**SPACE["budget"], **budget}}
+    assert Follower(make_run(tmp_path, trials=5, running=0, weights=False, space=space)).look().state == state
+
+
+def test_while_finalists_are_confirmed_their_runs_are_what_is_counted(tmp_path):
+    space = {**SPACE, "confirm": {"top": 2, "seeds": 3}}
+    run = make_run(tmp_path, trials=24, running=0, weights=False, space=space)
+    assert Follower(run).look().state == "stopped"
+    clock = run.results.rows()[-1].run_seconds
+    take(run, trial=3, repeat=1, state="running", score=20.0, best_score=20.0, run_seconds=clock + 1, cause="")
+    situation = Follower(run).look().situation
+    assert (situation.confirming, situation.done, situation.asked) == (True, 0, 6)
+    assert [trial.label for trial in situation.running] == ["#3.1"]
+
+
+def test_a_member_that_takes_over_loses_the_best_that_died_with_its_weights():
+    def row(at, score, best, cause=""):
+        return Row(
+            trial=0,
+            state="running",
+            samples_seen=at,
+            score=score,
+            best_score=best,
+            metrics={},
+            seed=0,
+            config="{}",
+            cause=cause,
+            verdict="healthy",
+            evidence={},
+            trial_seconds=at,
+            run_seconds=at,
+        )
+
+    tally = Tally()
+    for each in [row(1, 5.0, 5.0), row(2, None, None, "takes over #1 at 2 samples"), row(3, 7.0, 7.0)]:
+        tally.hear(each)
+    outline = Outline(
+        name="a",
+        score_name="fid",
+        trials=2,
+        samples_per_trial=10,
+        finalists=0,
+        seeds=0,
+        has_baseline=False,
+        ended=False,
+        generations=(2, 4),
+        limits={},
+        target=None,
+        price=None,
+        cpus=None,
+        gpus=None,
+    )
+    situation = tally.situation(outline, clock=3.0, out={(0, 0)}, confirming=False)
+    assert situation.best.score == 7.0
+    assert situation.stage == "generation 2 of 3"
+
+
+def test_the_last_lines_about_a_failure_come_from_the_log(tmp_path):
+    run = make_run(tmp_path, trials=2, running=0, weights=False)
+    assert last_words(run) == []
+    lines = ["INFO ray: begins", "12:00 ERROR ray: trial 3: first", "12:01 ERROR ray: trial 4: its worker died", "why"]
+    (run.folder / "ray.log").write_text("\n".join(lines))
+    assert last_words(run) == lines[2:]
