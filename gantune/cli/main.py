@@ -17,6 +17,7 @@ VERBS = {
     "kill": "End one trial of a search.",
     "promote": "Give one trial of a search its whole budget.",
     "status": "Show how a search stands, wherever it runs.",
+    "ls": "List runs with their state and best score.",
     "best": "Show a run's best trial, and export its generator.",
     "report": "Write one page of a run, to look at and to pass on.",
     "show": "List components, their options and what does not go together.",
