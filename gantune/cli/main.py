@@ -20,6 +20,7 @@ VERBS = {
     "ls": "List runs with their state and best score.",
     "best": "Show a run's best trial, and export its generator.",
     "report": "Write one page of a run, to look at and to pass on.",
+    "compare": "Put searches of one protocol side by side.",
     "show": "List components, their options and what does not go together.",
     "schema": "Print the language as JSON Schema, for editors.",
     "check": "Say what a search would run, and start nothing.",
