@@ -1,5 +1,6 @@
 """A search's situation drawn with rich: one line, or a picture that fits a terminal."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -10,6 +11,7 @@ from gantune.spending import duration
 
 BAR = 20
 CURVE = 16  # characters
+FAR = 10
 MOST_PLACES = 4
 GAP = "  "
 STATES = ("finished", "paused", "pruned", "collapsed", "failed")
@@ -39,9 +41,14 @@ def bar(done: int, asked: int, marks: str) -> str:
 
 
 def curve(scores: Sequence[float], *, plain: bool = False) -> str:
-    """Scores as a line of bars, the lower the better; in ASCII where it is to be plain."""
+    """Scores as a line of bars, the lower the better; in ASCII where it is to be plain.
+
+    By their logarithm where they fall far, or the first ones would leave nothing of the others.
+    """
     marks = "_.-~=+*#" if plain else "▁▂▃▄▅▆▇█"
     last = scores[-CURVE:]
+    if last and min(last) > 0 and max(last) > FAR * min(last):
+        last = [math.log(score) for score in last]
     low, span = min(last, default=0.0), max(last, default=0.0) - min(last, default=0.0)
     steps = (0 if not span else round((score - low) / span * (len(marks) - 1)) for score in last)
     return "".join(marks[step] for step in steps)
@@ -79,10 +86,9 @@ class Picture:
             best = Text(f"best {now.score_name} ").append(_lead(now.best), style="bold green")
             best.append(f"{GAP}baseline {now.baseline:.4g}" if now.baseline is not None else "")
             yield best.append(f"{GAP}target {now.target:g}" if now.target is not None else "")
-        if now.limits:
-            yield Text(GAP.join(f"{each.name} {_amount(each.spent)} of {_amount(each.limit)}" for each in now.limits))
-        if used := self._use():
-            yield Text(used)
+        spent = [f"{each.name} {_amount(each.spent)} of {_amount(each.limit)}" for each in now.limits]
+        if used := [*spent, *([use] if (use := self._use()) else [])]:
+            yield Text(GAP.join(used))
 
     def _counts(self) -> Text:
         now = self._situation

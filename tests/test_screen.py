@@ -197,6 +197,7 @@ def test_gpus_are_told_by_trial_and_by_place_and_cpus_where_there_are_none(situa
 def test_a_curve_falls_as_scores_do_and_is_ascii_where_it_must():
     assert curve([8, 7, 6, 5, 4, 3, 2, 1]) == "█▇▆▅▄▃▂▁"
     assert curve([2.0, 2.0]) == "▁▁"
+    assert curve([1000, 100, 10, 1]) == "█▆▃▁"  # by the logarithm
     assert curve([]) == ""
     assert curve([3, 1], plain=True).isascii()
 

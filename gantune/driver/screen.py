@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -100,7 +100,7 @@ class Screen:
             self._live.start()
             console.show_cursor(True)  # a search that is killed could not show it again
         self._width = self._live.console.width
-        self._live.update(picture, refresh=True)
+        self._live.update(Group("", picture), refresh=True)
 
     def _leave(self) -> None:
         """Let the picture stand where it is, and begin another below it."""
