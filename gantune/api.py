@@ -112,7 +112,8 @@ def prepare(
 def prepare_again(run: Run, overrides: Sequence[str] = ()) -> Task:
     """A run's own search. Raises SpecError or RunError; nothing is started."""
     run.files.refresh()
-    return Task(space=load_space(run.folder / "space.yaml", overrides), run=run)
+    written = run.folder / "space.yaml"
+    return Task(space=load_space(written if written.exists() else run.manifest()["space"], overrides), run=run)
 
 
 def open_run(run: str | os.PathLike[str] | Run | None = None, *, runs: Folder = "runs") -> Run:

@@ -36,8 +36,8 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     is no such trial, or nothing to compare with; DataError where the data are no longer the same.
     """
     recorded = _reports(run, number, repeat)
-    config = load_trial(run.files.fetch(run.trial_folder(number, repeat) / "config.yaml"))
-    images, reference = open_data(config.data), load_reference(run.files.fetch(run.reference_path))
+    config = load_trial(_fetched(run, run.trial_folder(number, repeat) / "config.yaml"))
+    images, reference = open_data(config.data), load_reference(_fetched(run, run.reference_path))
     check_reference(images, config.objective, reference)
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(run.resources().get("cpus_per_trial", 1))))
@@ -52,6 +52,13 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
             )
     finally:
         torch.set_num_threads(threads)
+
+
+def _fetched(run: Run, path: Path) -> Path:
+    """A file of the run that is there. Raises RunError where it is not."""
+    if not run.files.fetch(path).exists():
+        raise RunError(f"{run.files.where(path)}: is gone, and no trial can be trained again without it; restore it")
+    return path
 
 
 def _reports(run: Run, number: int, repeat: int) -> dict[int, Row]:

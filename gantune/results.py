@@ -222,11 +222,16 @@ def _read(parts: list[Path]) -> list[Row]:
             with pq.ParquetFile(part, page_checksum_verification=True) as opened:
                 table = opened.read()
             if table.schema != SCHEMA:
-                raise RunError(f"{part}: has other columns than this gantune writes")
+                raise RunError(
+                    f"{part}: has other columns than this gantune writes; read it with the one that wrote it"
+                )
         except FileNotFoundError:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise RunError(f"{part}: cannot be read: {error}") from error
+            raise RunError(
+                f"{part}: cannot be read: {str(error).rstrip('.')}; restore it, or move it away: its reports are lost "
+                "then, and `gantune resume` goes on with what the others tell"
+            ) from error
         for values in table.to_pylist():
             rows.append(Row(**{**values, "metrics": dict(values["metrics"]), "evidence": dict(values["evidence"])}))
     return rows

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from gantune.config import Scalar
 from gantune.errors import CheckpointError, NoSurvivorError, RunError
+from gantune.manifest import FORMAT, REMEDY, read_manifest
 from gantune.mirror import Here, Mirror, find_run
 from gantune.objectives import fronts, point
 from gantune.provenance import session
@@ -26,7 +27,6 @@ from gantune.standings import Standing, rank
 from gantune.storage import Place, is_uri
 from gantune.writing import dump
 
-FORMAT = 3
 ENDED = ("finished", "pruned", "collapsed", "failed")
 RESTS = "paused"  # stopped at a rung, and to go on if it turns out to be among the best there
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
@@ -116,21 +116,17 @@ class Run:
 
     @staticmethod
     def open(where: str | None, runs: Path | Place) -> "Run":
-        """An existing run by path or URI, by name below `runs`, or the one last used. Raises RunError for none."""
+        """An existing run by path or URI, by name below `runs`, or the one last used.
+
+        Raises RunError for none, and for one whose manifest is damaged or of another format.
+        """
         if isinstance(runs, Place) or (where is not None and is_uri(where)):
             place = find_run(where, runs)
-            return Run(place.copy, place)
-        if where is None:
-            candidates = [path.parent for path in runs.glob("*/manifest.json")]
-            if not candidates:
-                raise RunError(f"there are no runs in {runs}/; start one with: gantune search SPACE.yaml")
-            return Run(max(candidates, key=lambda path: (path / "manifest.json").stat().st_mtime))
-        for folder in (Path(where), runs / where):
-            if (folder / "manifest.json").is_file():
-                return Run(folder)
-        known = sorted(path.parent.name for path in runs.glob("*/manifest.json"))
-        listed = f"; runs in {runs}/: {', '.join(known)}" if known else f"; there are no runs in {runs}/"
-        raise RunError(f"`{where}` is not a run{listed}")
+            found = Run(place.copy, place)
+        else:
+            found = Run(_find(where, runs))
+        found.manifest()
+        return found
 
     def lock(self) -> FileLock:
         """Take the run for this driver. Raises RunError where another one has it, or where it cannot be written."""
@@ -228,15 +224,7 @@ class Run:
         """The manifest. Raises RunError where it is missing, damaged or of another format."""
         path = self.folder / "manifest.json"
         self.files.refresh()
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(values, dict) or not {"format", "space", "sessions"} <= set(values):
-            raise RunError(f"{path}: is not a run's manifest; restore it, or start a new run with --name")
-        if values.get("format") != FORMAT:
-            raise RunError(f"{path}: has format {values.get('format')}; this gantune reads {FORMAT}")
-        return values
+        return read_manifest(path, self.files.where(path))
 
     def _write(self, name: str, text: str) -> None:
         partial = self.folder / f".{name}.partial"
@@ -332,6 +320,23 @@ class Run:
             reason = trial.cause.partition("\n")[0] or "no report met the constraints"
             reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
         raise NoSurvivorError("\n".join([f"{self.shown}: no trial survived", *reasons]))
+
+
+def _find(where: str | None, runs: Path) -> Path:
+    """The folder of an existing run."""
+    known = {path.parent for path in runs.glob("*/manifest.json")}
+    if where is None:
+        if not known:
+            raise RunError(f"there are no runs in {runs}/; start one with: gantune search SPACE.yaml")
+        return max(known, key=lambda folder: (folder / "manifest.json").stat().st_mtime)
+    names = sorted(folder.name for folder in known)
+    listed = f"runs in {runs}/: {', '.join(names)}" if names else f"there are no runs in {runs}/"
+    for folder in (Path(where), runs / where):
+        if (folder / "manifest.json").is_file():
+            return folder
+        if (folder / "space.yaml").is_file() or (folder / "results").is_dir():
+            raise RunError(f"{folder}: is a run without its manifest.json; {REMEDY}; {listed}")
+    raise RunError(f"`{where}` is not a run; {listed}")
 
 
 def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:

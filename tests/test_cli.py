@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from gantune import __version__, export
 from gantune.cli.main import VERBS, cli, main
 from gantune.errors import GantuneError, SpecError
+from gantune.manifest import FORMAT, SECTIONS
 from gantune.space import load_space
 
 DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
@@ -353,7 +354,8 @@ def test_a_search_learns_from_runs_there_are_and_not_from_itself(gantune):
     assert code == 1
     assert "`nowhere` is not a run" in err
     Path("runs/dcgan").mkdir(parents=True)
-    Path("runs/dcgan/manifest.json").write_text("{}")
+    manifest = {"format": FORMAT, "space": {key: {} for key in SECTIONS}, "sessions": [{}]}
+    Path("runs/dcgan/manifest.json").write_text(json.dumps(manifest))
     code, _, err = gantune("search", DCGAN, "--from", "runs/dcgan")
     assert code == 2
     assert "is the run itself" in err
@@ -384,7 +386,8 @@ def test_best_of_an_unknown_run_lists_the_runs_there_are(gantune):
 def test_best_of_a_run_without_a_report_leaves_with_3(gantune):
     folder = Path("runs") / "mine"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    manifest = {"format": FORMAT, "space": {key: {} for key in SECTIONS}, "sessions": [{}]}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
     assert gantune("best") == (3, "", "runs/mine: no trial has reported yet\n")
 
@@ -417,6 +420,8 @@ def test_a_trained_configuration_draws_and_another_may_not_share_its_folder(gant
     code, out, err = gantune("train", "one.yaml", "--out", "trained")
     assert (code, "samples.png" in out) == (0, True)
     assert (tmp_path / "trained" / "samples.png").is_file()
+    code, out, err = gantune("train", "one.yaml", "--out", "trained", "--json")  # it has ended, and is told again
+    assert (code, json.loads(out)["state"], json.loads(out)["score_name"]) == (0, "finished", "fid_classifier")
     assert gantune("sample", "trained/best.safetensors", "-n", 2, "--out", "two")[0] == 0
     assert len(list((tmp_path / "two").iterdir())) == 2
 

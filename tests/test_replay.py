@@ -1,6 +1,7 @@
 """A trial trained again gives the numbers that its run recorded, or says which it does not."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -83,6 +84,14 @@ def test_a_trial_trained_again_gives_the_recorded_numbers_to_the_last_bit(finish
     assert f"#{trial} is the same: all " in found.output
     assert "fid_classifier" in found.output
     assert torch.get_num_threads() == threads
+
+
+def test_json_holds_every_report_and_what_differs(finished):
+    found = replayed(STOPPED, finished.folder, "--json")
+    told = json.loads(found.output)
+    assert found.exit_code == told["differing"] == 0
+    assert [report["differences"] for report in told["reports"]] == [{}, {}]
+    assert told["numbers"] == sum(report["numbers"] for report in told["reports"])
 
 
 def test_a_number_that_is_not_the_same_is_told_with_both_values(copied):

@@ -25,6 +25,7 @@ from gantune.driver.transplant import moved
 from gantune.driver.workplace import workplace
 from gantune.errors import RunError, SpecError, StorageError
 from gantune.lease import FILE, STALE_SECONDS, Holder, Lease
+from gantune.manifest import FORMAT, SECTIONS
 from gantune.requests import Requests, check_open
 from gantune.run import ENDED, Run
 from gantune.space import load_space, load_trial
@@ -214,7 +215,7 @@ def test_the_run_last_used_is_the_one_whose_manifest_is_newest(runs, tmp_path):
     for name, seconds in (("first", 30), ("second", 10)):
         (tmp_path / "bucket" / "runs" / name).mkdir(parents=True)
         path = tmp_path / "bucket" / "runs" / name / "manifest.json"
-        path.write_text("{}")
+        path.write_text(json.dumps({"format": FORMAT, "space": {key: {} for key in SECTIONS}, "sessions": [{}]}))
         os.utime(path, (time.time() - seconds,) * 2)
     (tmp_path / "bucket" / "runs" / "no_run").mkdir()
     assert open_run(runs=runs).name == "second"

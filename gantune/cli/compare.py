@@ -21,7 +21,11 @@ WIDEST = 30  # characters of a value
 @click.argument("found", metavar="RUN RUN...", nargs=-1, required=True)
 @options.runs
 @click.option("--top", type=click.IntRange(1, 1000), default=3, help="How many best trials the mean is over.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write the curves to an HTML page.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the curves to this HTML page.  [default: do not]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(found: tuple[str, ...], runs: options.Runs, top: int, plot: Path | None, as_json: bool) -> None:
     """Put two or more searches side by side: best scores, what it took to reach each other's, cost, what differs.

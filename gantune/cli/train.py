@@ -1,5 +1,6 @@
 """gantune train"""
 
+import json
 from pathlib import Path
 
 import click
@@ -17,7 +18,10 @@ from gantune.cli import options
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @click.option("--processes", type=click.IntRange(1, 1024), default=1, help="Share every batch out; a GPU each.")
-def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: str, processes: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, at the end.")
+def command(
+    config: Path, overrides: tuple[str, ...], out: Path | None, device: str, processes: int, as_json: bool
+) -> None:
     """Train CONFIG, a space file in which every parameter is a constant; no search.
 
     The same command again continues. An export's config.yaml is such a file. Exit code 3: the run collapsed.
@@ -63,9 +67,13 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, device: 
     else:
         for progress in train_trial(loaded, images, reference, folder, chosen):
             tell(progress)
+    if as_json:
+        told = {**progress.as_dict(), "score_name": name, "folder": str(folder)}
+        click.echo(json.dumps(told, indent=1))
     if progress.state == "collapsed":
         raise NoSurvivorError(f"{progress.verdict.state}: {progress.verdict.cause}; checkpoints are in {folder}")
     if progress.best_score is None:
         raise NoSurvivorError(f"no report met the constraints; checkpoints are in {folder}")
     load_generator(folder / BEST).save_picture(folder / "samples.png")
-    click.echo(f"best score {progress.best_score:.4g}: {folder / BEST}; look at {folder / 'samples.png'}")
+    if not as_json:
+        click.echo(f"best score {progress.best_score:.4g}: {folder / BEST}; look at {folder / 'samples.png'}")
