@@ -7,6 +7,7 @@ import sys
 import click
 
 from gantune import __version__
+from gantune.cli.completing import offer
 from gantune.errors import GantuneError
 
 VERBS = {
@@ -28,6 +29,7 @@ VERBS = {
     "train": "Train one configuration, with no search.",
     "replay": "Train a trial again, and say whether the numbers are the same.",
     "sample": "Draw pictures from a checkpoint or an export.",
+    "completion": "Print what makes a shell complete gantune's words.",
 }
 
 
@@ -43,7 +45,7 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = getattr(importlib.import_module(f"gantune.cli.{cmd_name}"), "command")  # noqa: B009
-        return command
+        return offer(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs with their summaries, from the table above."""
