@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint lab bench clean
+.PHONY: demo test lint docs lab bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -21,6 +21,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict
+
 lab: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[cluster]'
 	GANTUNE_LAB=1 $(BIN)/pytest tests/cluster
@@ -30,7 +33,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/trainer.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info runs trained winner samples.png .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build site *.egg-info runs trained winner samples.png .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find gantune tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
