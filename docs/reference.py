@@ -69,7 +69,7 @@ def space() -> Iterator[str]:
 def commands() -> Iterator[str]:
     """Every verb with its help."""
     yield "# Commands\n"
-    context = click.Context(cli, info_name="gantune")
+    context = click.Context(cli, info_name="gantune", **cli.context_settings)
     for verb in VERBS:
         command = cli.get_command(context, verb)
         assert command is not None

@@ -326,8 +326,12 @@ class FakeAim:
 
     made: list["FakeAim"] = []  # noqa: RUF012
 
-    def __init__(self, *, repo, experiment):
-        self.repo, self.experiment, self.values, self.tracked, self.closed = repo, experiment, {}, [], False
+    def __init__(self, *, repo, experiment, run_hash=None):
+        before = [made for made in FakeAim.made if made.hash == run_hash]
+        self.hash = run_hash or f"run-{len(FakeAim.made)}"
+        self.values, self.tracked, self.closed = {}, before[0].tracked if before else [], False
+        if before:
+            FakeAim.made.remove(before[0])
         FakeAim.made.append(self)
 
     def __setitem__(self, name, value):

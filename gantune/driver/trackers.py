@@ -289,12 +289,21 @@ class _Wandb(_Followed):
 
 
 class _Aim(_Followed):
-    """Aim names its runs itself, so a session begins another for a trial that it continues."""
+    """Aim names its runs itself: a trial that is woken goes on in its own, and another session begins another."""
+
+    ends_at_rest = True  # an open run holds files
 
     def __init__(self, run: Run) -> None:
         from ray.tune.logger.aim import AimLoggerCallback
 
         super().__init__(run, AimLoggerCallback(repo=".", experiment_name=run.name))
+        self._hashes: dict[str, str] = {}
+
+    def _begin(self, trial: _Trial) -> None:
+        known = self._hashes.get(trial.name)
+        self._callback._aim_run_kwargs = {"run_hash": known} if known else {}
+        super()._begin(trial)
+        self._hashes[trial.name] = self._callback._trial_to_run[trial].hash
 
     def _state(self, trial: _Trial, row: Row) -> None:
         self._callback._trial_to_run[trial]["gantune"] = {"state": row.state, "cause": row.cause}
