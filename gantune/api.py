@@ -8,8 +8,8 @@ from typing import Any
 
 from gantune.driver.screen import Screen
 from gantune.driver.search import search as drive
-from gantune.errors import NoSurvivorError, SpecError
-from gantune.export import Generator, load_generator
+from gantune.errors import SpecError
+from gantune.export import Generator, open_generator
 from gantune.run import Run
 from gantune.space import NAME, SearchSpace, load_space
 from gantune.storage import Place, is_uri
@@ -131,15 +131,8 @@ def _below(runs: Folder) -> Path | Place:
 def generator(run: str | Run | None = None, trial: int | None = None, *, runs: Folder = "runs") -> Generator:
     """The generator of a run's best trial, or of a given one, as `gantune best --export` would write it.
 
-    `.draw(count, seed)` gives samples as a NumPy array, `.net` is the torch module. Raises NoSurvivorError where there
-    is no best trial, and where a given one never had a score; CheckpointError where its weights were let go.
+    Instead of a run also a checkpoint, or an export's folder. `.draw(count, seed)` gives samples as a NumPy array,
+    `.net` is the torch module. Raises NoSurvivorError where there is no best trial, and where a given one never had a
+    score; CheckpointError where its weights were let go.
     """
-    opened = open_run(run, runs=runs)
-    if trial is None:
-        found = opened.best()
-    else:
-        chosen = [record for record in opened.trials() if record.number == trial]
-        if not chosen or chosen[0].best_score is None:
-            raise NoSurvivorError(f"{opened.shown}: trial #{trial} {'has no score' if chosen else 'has not reported'}")
-        found = chosen[0]
-    return load_generator(opened.weights(opened.checkpoint(found, opened.repeats())))
+    return open_generator(run, _below(runs), trial)

@@ -237,7 +237,7 @@ class Run:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial of the search that has reported, by number."""
-        return [record for record in self._records() if not record.repeat]
+        return [record for record in records(self.results.rows()) if not record.repeat]
 
     def table(self) -> pa.Table:
         """Every report as a row of an Arrow table; `.to_pandas()` makes a data frame of it."""
@@ -245,13 +245,7 @@ class Run:
 
     def repeats(self) -> list[TrialRecord]:
         """Every run of a finalist under a fresh seed that has reported, by number and repeat."""
-        return [record for record in self._records() if record.repeat]
-
-    def _records(self) -> list[TrialRecord]:
-        grouped: dict[tuple[int, int], list[Row]] = {}
-        for row in self.results.rows():
-            grouped.setdefault((row.trial, row.repeat), []).append(row)
-        return [trial_record(rows) for _, rows in sorted(grouped.items())]
+        return [record for record in records(self.results.rows()) if record.repeat]
 
     def checkpoint(self, trial: TrialRecord, repeats: Iterable[TrialRecord]) -> Path:
         """The best weights of a trial's configuration: of all its runs, those of the lowest final score."""
@@ -277,6 +271,14 @@ class Run:
         if remedy := self.let_go(checkpoint):
             raise CheckpointError(f"{self.files.where(checkpoint)}: {remedy}")
         return self.files.fetch(checkpoint)
+
+    def scored(self, number: int, trials: Iterable[TrialRecord] | None = None) -> TrialRecord:
+        """A trial that has a score, whatever became of it. Raises NoSurvivorError where it has none."""
+        chosen = [trial for trial in (self.trials() if trials is None else trials) if trial.number == number]
+        if not chosen or chosen[0].best_score is None:
+            told = "has no score" if chosen else "has not reported"
+            raise NoSurvivorError(f"{self.shown}: trial #{number} {told}")
+        return chosen[0]
 
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
         """The trial of the baseline, where the space has one: it is always the first."""
@@ -346,6 +348,14 @@ def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:
         if record.state in ENDED and record.state != "failed":
             scores.setdefault(record.number, []).append(record.final_score)
     return rank(scores)
+
+
+def records(rows: Iterable[Row]) -> list[TrialRecord]:
+    """Every trial, and every run of a finalist, that rows tell of; by number and repeat."""
+    grouped: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.trial, row.repeat), []).append(row)
+    return [trial_record(told) for _, told in sorted(grouped.items())]
 
 
 def trial_record(rows: list[Row]) -> TrialRecord:

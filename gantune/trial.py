@@ -165,6 +165,7 @@ class _Trial:
             else AccumulatingTrainer(config, images.shape, device, world, micro_batches=micro_batches)
         )
         self.class_counts = images.class_counts if self.trainer.conditional else ()
+        self.class_names = images.class_names if self.trainer.conditional else ()
         self.batches = BatchSource(images, device, derive_seed(config.seed, *world.purpose("data")))
         self.streams = _global_streams(derive_seed(config.seed, *world.purpose("global")), device)
         self.monitor = CollapseMonitor(config.collapse, config.samples)
@@ -323,6 +324,7 @@ class _Trial:
             "config": trial_document(self.config),
             "dims": list(self.trainer.shape.dims),
             "class_counts": list(self.class_counts),
+            "class_names": list(self.class_names),
             "z_dim": self.trainer.z_dim,
             "samples_seen": self.trainer.samples_seen,
             "score": score,

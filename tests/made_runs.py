@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from gantune.pictures import MOMENT, save_samples
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import load_space
-from gantune.trial import BEST, PICTURE
+from gantune.trial import PICTURE
 from gantune.writing import dump, trial_document
 
 SPACE = {
@@ -55,10 +56,28 @@ CAUSES = {
 }
 
 
-def make_run(folder, *, trials=24, running=2, seed=0, score="fid_classifier", space=SPACE, name="made", weights=True):
+GREY = ImageShape(channels=1, size=16)
+
+
+def make_run(
+    folder,
+    *,
+    trials=24,
+    running=2,
+    seed=0,
+    score="fid_classifier",
+    space=SPACE,
+    name="made",
+    weights=True,
+    shape=GREY,
+    class_counts=(),
+    metrics=None,
+    repeats=0,
+):
     """A run whose scores follow from lr_g, best near 1e-3; a high rate collapses. The last `running` trials still run.
 
-    weights: whether the best trial has the checkpoint of a (fresh) generator.
+    weights: whether the best trial has the checkpoint of a (fresh) generator, of samples of `shape`. metrics: more of
+    every report, as a function of the trial's number. repeats: how often each of the three best is trained again.
     """
     loaded = load_space(space)
     run = Run(folder / name)
@@ -75,13 +94,22 @@ def make_run(folder, *, trials=24, running=2, seed=0, score="fid_classifier", sp
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(dump(trial_document(config)), encoding="utf-8")
         for row in _rows(number, config, stream, clock, alive=number >= trials - running):
+            more = dict(metrics(number)) if metrics else {}
+            row = replace(row, metrics={**row.metrics, **more})
             run.results.append(row)
             clock = row.run_seconds
             _draw(folder, row, stream)
+    finished = [trial for trial in run.trials() if trial.state == "finished"] if repeats else []
+    for trial in sorted(finished, key=lambda trial: trial.best_score)[:3]:
+        last = [row for row in run.results.rows() if row.trial == trial.number][-1]
+        for repeat in range(1, repeats + 1):
+            again = last.best_score * stream.uniform(1.0, 1.2)
+            told = {**last.metrics, "final_score": again}
+            run.results.append(replace(last, repeat=repeat, score=again, best_score=again, metrics=told))
     run.results.merge()
     if weights:
         best = run.best()
-        _write_weights(run, best, configs[best.number])
+        _write_weights(run, best, configs[best.number], shape, class_counts)
     return run
 
 
@@ -134,13 +162,13 @@ def _draw(folder, row, stream):
         save_samples(np.repeat(mixed[:1], 64, axis=0), folder / PICTURE)
 
 
-def _write_weights(run, best, config):
-    shape = ImageShape(channels=1, size=16)
+def _write_weights(run, best, config, shape, class_counts):
     networks = build_networks(config.architecture, shape, seed=1)
     meta = {
         "config": trial_document(config),
         "dims": list(shape.dims),
-        "class_counts": [],
+        "class_counts": list(class_counts),
+        "class_names": [f"kind {index}" for index in range(len(class_counts))],
         "z_dim": networks.z_dim,
         "samples_seen": best.best_samples_seen,
         "score": best.best_score,
@@ -148,4 +176,5 @@ def _write_weights(run, best, config):
         "reference": "0123456789abcdef",
     }
     with torch.no_grad():
-        write_checkpoint(run.trial_folder(best.number) / BEST, "generator", networks.generator.state_dict(), meta)
+        path = run.checkpoint(best, run.repeats())
+        write_checkpoint(path, "generator", networks.generator.state_dict(), meta)

@@ -20,8 +20,7 @@ from gantune.config import (
     TrialConfig,
 )
 from gantune.errors import CheckpointError, GantuneError
-from gantune.export import WEIGHTS, Generator, export, load_generator
-from gantune.metrics.reference import sample
+from gantune.export import WEIGHTS, Generator, export, load_generator, snippets
 from gantune.models.networks import ImageShape, PointShape
 from gantune.pictures import (
     GAP,
@@ -101,10 +100,12 @@ def best(tmp_path):
 # The export
 
 
-def test_an_export_holds_weights_configuration_and_a_picture_and_nothing_else(best, tmp_path):
-    export(best, tmp_path / "winner")
+def test_an_export_holds_what_it_says_and_nothing_else(best, tmp_path):
+    exported = export(best, tmp_path / "winner")
     names = sorted(path.name for path in (tmp_path / "winner").iterdir())
-    assert names == ["config.yaml", "generator.safetensors", "samples.png"]
+    assert names == sorted(exported.files)
+    assert names == sorted(snippets.HOLDS)
+    assert exported.left_out == {}
 
 
 @pytest.mark.parametrize(
@@ -129,8 +130,8 @@ def test_an_export_draws_what_its_checkpoint_draws_bit_for_bit(tmp_path, archite
     assert expected.dtype == (np.float32 if shape.dims == (2,) else np.uint8)
     assert expected.std() > (0.01 if shape.dims == (2,) else 1)
     z_dim = load_generator(path).z_dim
-    trained = sample(generator, z_dim, 70, torch.device("cpu"), seed=3, class_counts=class_counts)
-    assert np.array_equal(trained.numpy(), expected)
+    trained = Generator(generator.requires_grad_(False), z_dim, class_counts, {"dims": shape.dims}).draw(70, seed=3)
+    assert np.array_equal(trained, expected)
     for where in (tmp_path / "winner", tmp_path / "winner" / WEIGHTS):
         assert np.array_equal(load_generator(where).draw(70, seed=3), expected)
     exported = load_generator(tmp_path / "winner").net.state_dict()

@@ -1,0 +1,105 @@
+"""A folder to take away: weights, programs that need no gantune, a script, a picture, and what is known of it all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gantune.checkpoint import write_checkpoint
+from gantune.errors import GantuneError
+from gantune.export import alone
+from gantune.export.card import model_card
+from gantune.export.generator import WEIGHTS, Generator, load_generator
+from gantune.export.programs import Program, UnfitError, onnx_program, torch_program
+from gantune.winner import Winner
+from gantune.writing import dump
+
+CONFIG, PICTURE, CARD, ONNX, SCRIPT = "config.yaml", "samples.png", "README.md", "generator.onnx", "sample.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written. `differences`: the most that each program was seen to differ from the network.
+
+    `left_out`: why a file is not there, a sentence each.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    differences: dict[str, float]
+    left_out: dict[str, str]
+
+
+def export(checkpoint: Path, folder: Path, winner: Winner | None = None) -> Exported:
+    """Write all that a generator is taken away with; each file is whole or not there.
+
+    winner: what its run tells of it, for the model card. A network that a program cannot hold is exported without that
+    one. Raises GantuneError where the checkpoint is damaged, or the folder cannot be written.
+    """
+    generator = load_generator(checkpoint)
+    files = [WEIGHTS, CONFIG]
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_picture(generator, folder)
+        write_checkpoint(folder / WEIGHTS, "generator", generator.net.state_dict(), generator.meta)
+        _put(folder / CONFIG, dump(generator.meta["config"]).encode())
+        differences: dict[str, float] = {}
+        left_out: dict[str, str] = {}
+        for name, make in ((alone.PROGRAM, torch_program), (ONNX, onnx_program)):
+            try:
+                program: Program = make(generator)
+            except UnfitError as error:
+                (folder / name).unlink(missing_ok=True)  # it would be another network's
+                left_out[name] = _remedy(name, error)
+            else:
+                _put(folder / name, program.content)
+                differences[name] = program.difference
+                files.append(name)
+        if alone.PROGRAM in files:
+            _put(folder / SCRIPT, Path(alone.__file__).read_bytes())
+            files.append(SCRIPT)
+        else:
+            (folder / SCRIPT).unlink(missing_ok=True)
+            left_out[SCRIPT] = f"{SCRIPT} is left out: it would draw by {alone.PROGRAM}"
+        files += [PICTURE, CARD]
+        found = Exported(folder=folder, files=tuple(files), differences=differences, left_out=left_out)
+        _put(folder / CARD, model_card(generator, winner, found.files, differences, left_out).encode())
+    return found
+
+
+def _remedy(name: str, error: UnfitError) -> str:
+    other = f"use {alone.PROGRAM}" if name == ONNX else "draw by `gantune sample`"
+    return f"{name} is left out: the network cannot be written so ({error}); {other}, or change the architecture"
+
+
+def _save_picture(generator: Generator, folder: Path) -> None:
+    partial = folder / ".partial.png"
+    try:
+        generator.save_picture(partial)
+        os.replace(partial, folder / PICTURE)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _put(path: Path, content: bytes) -> None:
+    """A file under its name once it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise GantuneError(f"{folder}: cannot be written: {error.strerror or error}") from error
