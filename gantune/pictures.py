@@ -49,10 +49,13 @@ def moments(folder: Path) -> dict[int, Path]:
     return {int(seen): path for seen, path in found.items() if seen.isdecimal()}
 
 
-def grid(pixels: npt.NDArray[np.uint8], at_most: int = TARGET_WIDTH) -> Image.Image:
-    """Pictures uint8 [N, C, S, S] side by side, row by row, enlarged by a whole factor to at most `at_most` pixels."""
+def grid(pixels: npt.NDArray[np.uint8], at_most: int = TARGET_WIDTH, columns: int = 0) -> Image.Image:
+    """Pictures uint8 [N, C, S, S] side by side, row by row, enlarged by a whole factor to at most `at_most` pixels.
+
+    columns: pictures in a row; as many as make a square where it is 0.
+    """
     count, channels, height, width = pixels.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, np.uint8)
     for index, picture in enumerate(pixels):
@@ -89,20 +92,3 @@ def save_samples(samples: npt.NDArray[Any], path: Path, width: int = TARGET_WIDT
         image.save(path, pnginfo=told)
     except (OSError, ValueError) as error:
         raise GantuneError(f"{path}: cannot be written: {error}") from error
-
-
-def save_files(samples: npt.NDArray[Any], folder: Path) -> None:
-    """Write pictures uint8 [N, C, S, S] as 000000.png, 000001.png ..., or points [N, D] as points.npy.
-
-    Raises GantuneError where that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if samples.ndim != 4:
-            np.save(folder / "points.npy", samples)
-            return
-        for index, picture in enumerate(samples):
-            plain = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
-            Image.fromarray(np.ascontiguousarray(plain)).save(folder / f"{index:06d}.png")
-    except OSError as error:
-        raise GantuneError(f"{folder}: cannot be written: {error.strerror or error}") from error

@@ -156,20 +156,20 @@ def test_bare_command_shows_the_help(gantune):
     ],
 )
 def test_failure_is_its_text_on_stderr_and_its_exit_code(gantune, monkeypatch, error, code, shown):
-    def fail(_):
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr(export, "load_generator", fail)
+    monkeypatch.setattr(export, "open_generator", fail)
 
     assert gantune("sample", "winner") == (code, "", shown)
 
 
 @pytest.mark.parametrize("kind", [GantuneError, *GantuneError.__subclasses__()])
 def test_every_failure_leaves_with_the_code_of_its_kind(gantune, monkeypatch, kind):
-    def fail(_):
+    def fail(*_):
         raise kind("text")
 
-    monkeypatch.setattr(export, "load_generator", fail)
+    monkeypatch.setattr(export, "open_generator", fail)
 
     assert gantune("sample", "winner") == (kind.exit_code, "", "text\n")
     assert kind.exit_code in (1, 2, 3)

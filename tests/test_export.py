@@ -32,7 +32,6 @@ from gantune.pictures import (
     cloud,
     enough_of_a_moment,
     grid,
-    save_files,
     save_samples,
 )
 from gantune.space import load_trial
@@ -67,7 +66,7 @@ def told_classes(architecture):
     return replace(architecture, options=(("conditional", True), *architecture.options))
 
 
-def write_best(path, config=CONFIG, shape=GREY, class_counts=()):
+def write_best(path, config=CONFIG, shape=GREY, class_counts=(), class_names=()):
     """A checkpoint of a generator whose weights and running statistics are not those of a fresh one."""
     networks = build_networks(config.architecture, shape, seed=5)
     generator = networks.generator.train()
@@ -82,6 +81,7 @@ def write_best(path, config=CONFIG, shape=GREY, class_counts=()):
         "config": trial_document(config),
         "dims": list(shape.dims),
         "class_counts": list(class_counts),
+        "class_names": list(class_names),
         "z_dim": networks.z_dim,
         "samples_seen": 5000,
         "score": 3.25,
@@ -311,12 +311,6 @@ def test_a_grid_wider_than_the_screen_is_not_enlarged():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_saved_to_the_last_bit(tmp_path, channels):
     pixels = pictures(12, channels)
-    save_files(pixels, tmp_path / "pictures")
-    files = sorted((tmp_path / "pictures").iterdir())
-    assert [path.name for path in files] == [f"{index:06d}.png" for index in range(12)]
-    for path, expected in zip(files, pixels, strict=True):
-        with Image.open(path) as picture:
-            assert np.array_equal(np.asarray(picture).reshape(8, 8, channels).transpose(2, 0, 1), expected)
     save_samples(pixels, tmp_path / "deeper" / "grid.png")
     with Image.open(tmp_path / "deeper" / "grid.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(grid(pixels)))
@@ -356,27 +350,20 @@ def test_points_beyond_the_frame_and_further_coordinates_leave_no_trace():
     assert np.array_equal(ink([(0.5, -0.5, 77.0)]), ink([(0.5, -0.5)]))
 
 
-def test_points_are_saved_as_a_cloud_and_to_the_last_bit(tmp_path):
+def test_points_are_saved_as_a_cloud(tmp_path):
     points = np.random.default_rng(0).standard_normal((300, 2)).astype(np.float32)
     save_samples(points, tmp_path / "deeper" / "cloud.png")
     with Image.open(tmp_path / "deeper" / "cloud.png") as picture:
         assert picture.format == "PNG"
         assert np.array_equal(np.asarray(picture), np.asarray(cloud(points)))
-    save_files(points, tmp_path / "files")
-    (path,) = (tmp_path / "files").iterdir()
-    assert path.name == "points.npy"
-    found = np.load(path, allow_pickle=False)
-    assert found.dtype == np.float32
-    assert np.array_equal(found, points)
 
 
-@pytest.mark.parametrize("save", [save_samples, save_files])
 @pytest.mark.parametrize("samples", [pictures(4, 1), np.zeros((4, 2), np.float32)], ids=["pictures", "points"])
-def test_samples_that_cannot_be_written_say_where(tmp_path, save, samples):
+def test_samples_that_cannot_be_written_say_where(tmp_path, samples):
     (tmp_path / "file").write_text("in the way")
     where = tmp_path / "file" / "samples.png"
     with pytest.raises(GantuneError) as caught:
-        save(samples, where)
+        save_samples(samples, where)
     assert str(where) in str(caught.value)
     assert "cannot be written" in str(caught.value)
 

@@ -20,7 +20,7 @@ from gantune.export import export, load_generator
 from gantune.metrics.reference import Samples
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.networks import PointShape
-from gantune.pictures import cloud, save_files
+from gantune.pictures import cloud
 from gantune.trial import BEST, train_trial
 
 CPU = torch.device("cpu")
@@ -276,8 +276,6 @@ def test_trial_learns_exports_and_draws_points(conditional, reference, tmp_path)
     assert not np.array_equal(points, generator.draw(300, seed=1))
     assert generator.class_counts == (points_of("gaussians8").class_counts if conditional else ())
 
-    save_files(points, tmp_path / "drawn")
-    assert np.array_equal(np.load(tmp_path / "drawn" / "points.npy"), points)
     picture = np.asarray(Image.open(tmp_path / "winner" / "samples.png"))
     assert np.array_equal(picture, np.asarray(cloud(generator.draw(5000))))
     assert (picture < 255).any()
