@@ -80,27 +80,25 @@ def command(
             click.echo(json.dumps({"run": opened.shown, "trial": None, "reasons": str(error)}, indent=1))
         raise
     weights = _importances(winner) if importances else None
-    told = as_dict(winner, top, weights, pareto=pareto) if as_json else lines(winner, top, weights, pareto=pareto)
+    told = as_dict(winner, top, weights, pareto=pareto) if as_json else {}
+    if not as_json:
+        click.echo("\n".join(lines(winner, top, weights, pareto=pareto)))
     with ExitStack() as stack:
-        exported, pushed = None, []
+        files, pushed = [], []
         if folder is not None or targets:
             kept = folder or Path(stack.enter_context(tempfile.TemporaryDirectory())) / opened.name
-            exported = _export(winner, kept)
+            files = list(_export(winner, kept).files)
+            if folder is not None and not as_json:
+                click.echo(f"exported to {folder}: {', '.join(files)}")
         for target in targets:
             from gantune.export.push import push
 
-            assert exported is not None
-            pushed.append(push(target, exported.folder, winner))
-    if isinstance(told, dict):
-        told |= {"export": str(folder) if folder else None, "pushed": pushed}
-        told["files"] = list(exported.files) if exported and folder else []
+            pushed.append(push(target, kept, winner))
+            if not as_json:
+                click.echo(f"pushed to {pushed[-1]}")
+    if as_json:
+        told |= {"export": str(folder) if folder else None, "files": files if folder else [], "pushed": pushed}
         click.echo(json.dumps(told, indent=1))
-        return
-    click.echo("\n".join(told))
-    if folder is not None and exported is not None:
-        click.echo(f"exported to {folder}: {', '.join(exported.files)}")
-    for where in pushed:
-        click.echo(f"pushed to {where}")
 
 
 def _export(winner: Winner, folder: Path) -> "Exported":

@@ -166,11 +166,13 @@ def _selection(winner: Winner) -> list[str]:
     for standing in winner.standings:
         if standing.number == winner.trial.number:
             runs = len(standing.scores) + standing.collapsed
+            tied = [f"#{other.number}" for other in winner.standings if other.tied and other is not standing]
+            tie = f", a tie with {' and '.join(tied)}" if standing.tied and tied else ""
             died = f", {standing.collapsed} of them without a score" if standing.collapsed else ""
             return [
                 f"{chosen} Trained again under fresh seeds: mean {_number(standing.mean)}, deviation "
                 f"{_number(standing.deviation)} over {runs} runs{died}; probability of being the best of the finalists "
-                f"{standing.probability:.2f}. The weights are those of the best of these runs."
+                f"{standing.probability:.2f}{tie}. The weights are those of the best of these runs."
             ]
     return [
         f"{chosen} The lowest score of many is a lucky one: it was not confirmed under fresh seeds, so expect a worse "

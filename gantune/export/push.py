@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from gantune.config import Scalar
 from gantune.errors import GantuneError, SpecError
 from gantune.winner import Winner
 
+LONGEST = 200  # characters of what a library says of its failure
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -39,8 +41,13 @@ def push(target: str, folder: Path, winner: Winner) -> str:
         return send(name, folder, winner)
     except Exception as error:  # such libraries fail in many ways: no network, no token, no right, a proxy
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
-        raise PushError(f"--push {target}: failed ({told}); {REMEDIES[place]}") from error
+        told = textwrap.shorten(_without_secrets(lines[0] if lines else "no reason given"), LONGEST, placeholder=" ...")
+        raise PushError(f"--push {target}: failed ({type(error).__name__}: {told}); {REMEDIES[place]}") from error
+
+
+def _without_secrets(text: str) -> str:
+    """Without what stands before the @ of a URL."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _to_hub(name: str, folder: Path, winner: Winner) -> str:
@@ -68,7 +75,7 @@ def _to_mlflow(name: str, folder: Path, winner: Winner) -> str:
         mlflow.log_metrics(_metrics(winner), step=winner.trial.best_samples_seen)
         mlflow.set_tags(_tags(winner))
         mlflow.log_artifacts(str(folder), artifact_path="generator")
-        return f"{mlflow.get_tracking_uri()}, run {run.info.run_id}"
+        return f"{_without_secrets(mlflow.get_tracking_uri())}, run {run.info.run_id}"
 
 
 def _to_wandb(name: str, folder: Path, winner: Winner) -> str:
@@ -121,6 +128,6 @@ TARGETS: dict[str, tuple[str, Send]] = {
 }
 REMEDIES = {
     "hf": "log in by `hf auth login` or HF_TOKEN, with a token that may write, and look whether the hub is reached",
-    "mlflow": "set MLFLOW_TRACKING_URI to a server that is reached, or to a folder's sqlite:///mlflow.db",
+    "mlflow": "set MLFLOW_TRACKING_URI to a server that is reached, or to a file, as sqlite:///mlflow.db",
     "wandb": "log in by `wandb login` or WANDB_API_KEY, or set WANDB_MODE=offline",
 }
