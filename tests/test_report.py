@@ -280,6 +280,15 @@ def test_the_command_writes_the_page_into_the_run(run, monkeypatch, capsys):
     assert str(run.folder / FILE) in capsys.readouterr().out
 
 
+def test_an_export_has_the_report_of_its_search(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gantune", "best", str(run.folder), "--export", str(tmp_path / "winner")])
+    main()
+    exported = (tmp_path / "winner" / FILE).read_text(encoding="utf-8")
+    assert f"trial #{run.best().number}" in exported
+    assert FILE in capsys.readouterr().out
+    assert f"| `{FILE}` |" in (tmp_path / "winner" / "README.md").read_text(encoding="utf-8")
+
+
 # In a browser
 
 

@@ -106,8 +106,9 @@ def _export(winner: Winner, folder: Path) -> "Exported":
     if sys.stderr.isatty():
         click.echo(f"exporting #{winner.trial.number} to {folder}", err=True)
     from gantune.export import export
+    from gantune.report.page import page
 
-    exported = export(weights, folder, winner)
+    exported = export(weights, folder, winner, page(winner.run))
     for reason in exported.left_out.values():
         click.echo(reason, err=True)
     return exported

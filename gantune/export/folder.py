@@ -16,6 +16,7 @@ from gantune.winner import Winner
 from gantune.writing import dump
 
 CONFIG, PICTURE, CARD, ONNX, SCRIPT = "config.yaml", "samples.png", "README.md", "generator.onnx", "sample.py"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,12 @@ class Exported:
     left_out: dict[str, str]
 
 
-def export(checkpoint: Path, folder: Path, winner: Winner | None = None) -> Exported:
+def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report: str | None = None) -> Exported:
     """Write all that a generator is taken away with; each file is whole or not there.
 
-    winner: what its run tells of it, for the model card. A network that a program cannot hold is exported without that
-    one. Raises GantuneError where the checkpoint is damaged, or the folder cannot be written.
+    winner: what its run tells of it, for the model card. report: the page of its search, to lie beside it. A network
+    that a program cannot hold is exported without that one. Raises GantuneError where the checkpoint is damaged, or
+    the folder cannot be written.
     """
     generator = load_generator(checkpoint)
     files = [WEIGHTS, CONFIG]
@@ -62,6 +64,9 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None) -> Expo
         else:
             (folder / SCRIPT).unlink(missing_ok=True)
             left_out[SCRIPT] = f"{SCRIPT} is left out: it would draw by {alone.PROGRAM}"
+        if report is not None:
+            _put(folder / REPORT, report.encode())
+            files.append(REPORT)
         files += [PICTURE, CARD]
         found = Exported(folder=folder, files=tuple(files), differences=differences, left_out=left_out)
         _put(folder / CARD, model_card(generator, winner, found.files, differences, left_out).encode())

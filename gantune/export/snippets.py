@@ -7,6 +7,7 @@ HOLDS = {
     "generator.onnx": "the generator for onnxruntime and whatever else reads ONNX",
     "sample.py": "a script that draws by generator.pt2, with PyTorch alone",
     "samples.png": "the picture above",
+    "report.html": "the search that it comes from, as one page that opens offline",
     "README.md": "this card",
 }
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gantune.data.data_set import quantise
-from gantune.export import Generator
+from gantune.export.generator import Generator, arc
 from gantune.pictures import GAP, cell_of, cloud, grid
 
 SAMPLES = 100  # of the winner, large
@@ -68,7 +68,7 @@ def clear(image: Image.Image, side: int) -> Image.Image:
 
 def samples_of(generator: Generator) -> str:
     """A large picture of what it draws."""
-    dims = generator.meta["dims"]
+    dims = generator.dims
     if len(dims) != 3:
         return embedded(cloud(generator.draw(5000)))
     side = max(2, min(math.isqrt(SAMPLES), WIDE // dims[-1]))
@@ -77,13 +77,13 @@ def samples_of(generator: Generator) -> str:
 
 def walk_of(generator: Generator) -> tuple[str, str] | None:
     """Rows of pictures between pairs of latents, and a picture that moves through a round of them; none for points."""
-    if len(generator.meta["dims"]) != 3:
+    if len(generator.dims) != 3:
         return None
     stream = torch.Generator().manual_seed(1)
     ends = torch.randn(WALKS, 2, generator.z_dim, generator=stream)
     labels = _labels(generator, WALKS)
     shares = torch.linspace(0, 1, STEPS)
-    rows = torch.stack([between(ends[:, 0], ends[:, 1], share) for share in shares], 1)  # [WALKS, STEPS, z]
+    rows = torch.stack([arc(ends[:, 0], ends[:, 1], share.expand(WALKS)) for share in shares], 1)  # [WALKS, STEPS, z]
     still = _pictures(generator, rows.flatten(0, 1), None if labels is None else labels.repeat_interleave(STEPS))
     walks = _sheet(still.reshape(WALKS, STEPS, *still.shape[1:]))
     stops = torch.randn(
@@ -93,20 +93,13 @@ def walk_of(generator: Generator) -> tuple[str, str] | None:
     frames = []
     for at in range(FRAMES):
         leg, share = divmod(at * 4 / FRAMES, 1)
-        latents = between(stops[int(leg)], stops[(int(leg) + 1) % 4], torch.tensor(share))
-        frames.append(clear(grid(_pictures(generator, latents, labels), at_most=480), generator.meta["dims"][-1]))
+        latents = arc(stops[int(leg)], stops[(int(leg) + 1) % 4], torch.full((16,), share))
+        frames.append(clear(grid(_pictures(generator, latents, labels), at_most=480), generator.dims[-1]))
     stream_out = io.BytesIO()
     frames[0].save(
         stream_out, "WEBP", save_all=True, append_images=frames[1:], duration=90, loop=0, quality=70, method=3
     )
     return embedded(walks), f"data:image/webp;base64,{base64.b64encode(stream_out.getvalue()).decode()}"
-
-
-def between(one: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Latents [B, Z] on the great circle from one to the other; share 0 is one, 1 the other. Shoemake 1985."""
-    cosine = torch.nn.functional.cosine_similarity(one, other, dim=-1).clamp(-1 + 1e-6, 1 - 1e-6)[:, None]
-    angle = torch.arccos(cosine)
-    return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)
 
 
 def _labels(generator: Generator, count: int) -> torch.Tensor | None:

@@ -32,6 +32,7 @@ from gantune.space import SearchSpace, load_space
 from gantune.spending import duration, spending
 from gantune.standings import Standing
 from gantune.trial import PICTURE
+from gantune.winner import differences
 
 FILE = "report.html"
 METRICS = (
@@ -255,22 +256,17 @@ def _winner(contents: _Contents) -> dict[str, Any]:
             "walk": walk,
             "gone": gone,
             "baseline": baseline.best_score if baseline is not None and baseline.number != winner.number else None,
-            "changed": _changed(baseline, winner),
+            "changed": [
+                (path, value(before), value(after))
+                for path, (before, after) in differences(
+                    baseline.parameters if baseline else {}, winner.parameters
+                ).items()
+            ],
             "is_baseline": baseline is not None and baseline.number == winner.number,
             "timeline": _timeline(contents, winner, found),
         },
         "standings": contents.standings,
     }
-
-
-def _changed(baseline: TrialRecord | None, winner: TrialRecord) -> list[tuple[str, str, str]]:
-    """Parameters that both have and that differ; options of one branch have no counterpart in another."""
-    before = {} if baseline is None else baseline.parameters
-    return [
-        (path, value(before[path]), value(after))
-        for path, after in winner.parameters.items()
-        if path in before and before[path] != after
-    ]
 
 
 def _timeline(contents: _Contents, winner: TrialRecord, found: Mapping[int, Path]) -> list[dict[str, Any]]:
