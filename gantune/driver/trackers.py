@@ -24,7 +24,7 @@ from gantune.plugins import did_you_mean
 from gantune.results import Row
 from gantune.run import ENDED, Run
 
-PATIENCE_SECONDS = 30.0  # at a search's end, with what a tracker has not taken yet
+PATIENCE_SECONDS = 60.0  # at a search's end, with what a tracker has not taken yet
 INSTALL = {
     "mlflow": "pip install 'gantune[mlflow]'",
     "wandb": "pip install 'gantune[wandb]'",
@@ -259,7 +259,7 @@ class _Wandb(_Followed):
             group=os.environ.get("WANDB_RUN_GROUP") or run.name,
             resume="allow",
             dir=os.environ.get("WANDB_DIR") or str(run.folder.resolve()),
-            upload_timeout=PATIENCE_SECONDS / 2,
+            upload_timeout=0,  # it is waited for below
             **{name: value for name, value in given.items() if value},
         )
         super().__init__(run, callback)
@@ -281,11 +281,16 @@ class _Wandb(_Followed):
         return super()._result(row) | {"config": json.loads(row.config) | ended}
 
     def close(self) -> None:
-        """Let the processes send what they have."""
-        if ray.is_initialized():
-            for trial in self._open.values():
-                self._callback.log_trial_end(trial)
-            self._callback.on_experiment_end([])
+        """Let the processes send what they have. Raises TimeoutError where some would take too long."""
+        if not ray.is_initialized():
+            return
+        for trial in self._open.values():
+            self._callback.log_trial_end(trial)
+        working = list(self._callback._trial_logging_futures.values())
+        slow = ray.wait(working, num_returns=len(working), timeout=0.9 * PATIENCE_SECONDS)[1] if working else []
+        self._callback.on_experiment_end([])
+        if slow:
+            raise TimeoutError(f"{len(slow)} trials had not been sent whole when the search ended")
 
 
 class _Aim(_Followed):
