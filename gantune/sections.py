@@ -75,7 +75,7 @@ def _read_objectives(items: list[Node], place: Place, first: plugins.Option, pro
         if isinstance(item.value, str) and is_own(item.value) and not _usable(item.value, item.place, problems):
             continue
         if not isinstance(item.value, str) or not (item.value in OBJECTIVES or is_own(item.value)):
-            fix = did_you_mean(str(item.value), OBJECTIVES).removeprefix("; ")
+            fix = did_you_mean(str(item.value), [*OBJECTIVES, *plugins.names("metric")]).removeprefix("; ")
             problems.add(
                 item.place, f"`objective.metric`: expected a metric that reports measure, got {item.got()}", fix
             )
@@ -142,7 +142,7 @@ def _read_constraints(node: Node, problems: Problems) -> tuple[Constraint, ...]:
             if _usable(match[1], item.place, problems):
                 found += _constraint(match, item, problems)
         elif match[1] not in CONSTRAINT_METRICS:
-            fix = did_you_mean(match[1], CONSTRAINT_METRICS).removeprefix("; ")
+            fix = did_you_mean(match[1], [*CONSTRAINT_METRICS, *plugins.names("metric")]).removeprefix("; ")
             problems.add(item.place, f"unknown metric `{match[1]}` in a constraint", fix)
         else:
             found += _constraint(match, item, problems)

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from made_runs import make_run
 
+from gantune.catalogue import catalogue
 from gantune.cli.main import cli
 from gantune.config import DataConfig
 from gantune.data.data_set import open_data
@@ -18,7 +19,7 @@ from gantune.driver.study import Study
 from gantune.errors import DataError, PluginError, SpecError
 from gantune.metrics.own import Seen, measure_own
 from gantune.metrics.reference_file import load_reference, prepare_reference
-from gantune.objectives import better, direction_of, point
+from gantune.objectives import better, direction_of, own_metrics, point
 from gantune.schema import schema
 from gantune.space import load_space, load_trial
 from gantune.trial import train_trial
@@ -185,6 +186,24 @@ def test_metric_that_draws_gives_the_same_samples_the_same_value_and_disturbs_no
     before = torch.get_rng_state()
     assert measure_own(name, seen) == measure_own(name, seen)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_metric_of_an_installed_package_has_a_name_and_is_listed(metric, tmp_path):
+    name = metric("'How bright.'; return float(seen.fake.float().mean())")
+    folder = tmp_path / "own_plugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: own-plugin\nVersion: 1.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text(f"[gantune.metric]\nbright = {name}\n", encoding="utf-8")
+    objective = {"metric": ["fid", "bright"], "constraints": ["bright <= 200"]}
+    document = changed(data={"dataset": "digits"}, objective=objective, space=PLAIN)
+    space = load_space(document)
+    assert own_metrics(space.objective) == ("bright",)
+    assert point(1.0, ["bright"], {"bright": 3.0}) == (1.0, -3.0)
+    jsonschema.validate(document, schema())
+    (entry,) = [entry for entry in catalogue("metrics") if entry.name == "bright"]
+    assert "Better: higher." in entry.about
+    with pytest.raises(SpecError, match=r"(?s)brigt.*did you mean `bright`"):
+        load_space(changed(data={"dataset": "digits"}, objective={"constraints": ["brigt <= 200"]}, space=PLAIN))
 
 
 def test_direction_is_lower_or_higher(metric):
