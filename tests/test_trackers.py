@@ -240,7 +240,7 @@ def test_tracker_that_does_not_answer_keeps_nobody_waiting_and_is_told_of_once(r
         telling.join(5)
         trackers.note(row(samples=51), True)
         trackers.note(row(samples=52), True)
-    assert said == ["mlflow is not told any more: ConnectionError: no answer; the search goes on"]
+    assert said == ["mlflow is not told any more: ConnectionError: no answer; the results have it all"]
 
 
 def test_tracker_that_is_still_slow_at_the_end_is_left(run, monkeypatch):
@@ -250,6 +250,16 @@ def test_tracker_that_is_still_slow_at_the_end_is_left(run, monkeypatch):
     with Trackers(run, ("mlflow",), said.append) as trackers:
         trackers.note(row(), True)
     assert said == ["mlflow is slow and lacks the last reports; the results have them"]
+    Slow.last.go.set()
+
+
+def test_second_ctrl_c_waits_for_no_tracker(run, monkeypatch):
+    monkeypatch.setitem(trackers_module.MAKE, "mlflow", Slow)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Trackers(run, ("mlflow",), print) as trackers:
+        trackers.note(row(), True)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 10
     Slow.last.go.set()
 
 

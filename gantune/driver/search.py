@@ -113,7 +113,7 @@ def search(
             audit_space(space, images.shape)
             screen.passing("starting Ray")
             stack.enter_context(connected(log, address))
-            stack.callback(trackers.close)  # before Ray ends, which some of them need
+            stack.push(trackers)  # they end before Ray does, which some of them need
             with agreed:
                 share = settle(space, run, images, screen.say)
             scheduler = _carry(
@@ -149,7 +149,7 @@ def search(
         screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
         if not ray.is_initialized():
             stack.enter_context(connected(log, address))
-            stack.callback(trackers.close)
+            stack.push(trackers)
         confirmation.watch = trackers.note
         with agreed:
             share = share or settle(space, run, images, screen.say)

@@ -5,6 +5,7 @@ pickle; so the callbacks are not given to Tune, but told of our trials, each by 
 keeps them waiting keeps no trial waiting. One that fails is told of once and then left alone.
 """
 
+import functools
 import importlib.util
 import json
 import logging
@@ -60,7 +61,7 @@ class Trackers:
     def __init__(self, run: Run, names: Sequence[str], say: Callable[[str], None]) -> None:
         self._say = say
         self._board: TensorBoard | None = TensorBoard(run)
-        self._telling = [_Telling(name, lambda make=MAKE[name]: make(run)) for name in names]  # type: ignore[misc]
+        self._telling = [_Telling(name, functools.partial(MAKE[name], run)) for name in names]
 
     def note(self, row: Row, fresh: bool) -> None:
         """A row has been written."""
@@ -78,14 +79,14 @@ class Trackers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        self.close(0.0 if kind is KeyboardInterrupt else PATIENCE_SECONDS)
 
-    def close(self) -> None:
-        """Let the trackers have what they lack, for a while; they hear no more."""
+    def close(self, seconds: float) -> None:
+        """Let the trackers have what they lack, for so long; they hear no more."""
         for telling in self._telling:
             telling.queue.put(None)
         for telling in self._telling:
-            telling.join(PATIENCE_SECONDS)
+            telling.join(seconds)
         self._complain()
         for telling in self._telling:
             if telling.is_alive():
@@ -96,7 +97,7 @@ class Trackers:
         """Tell of those that failed, and let go of them."""
         for telling in [telling for telling in self._telling if telling.trouble]:
             self._telling.remove(telling)
-            self._say(f"{telling.name} is not told any more: {telling.trouble}; the search goes on")
+            self._say(f"{telling.name} is not told any more: {telling.trouble}; the results have it all")
 
 
 class _Telling(threading.Thread):
@@ -119,7 +120,7 @@ class _Telling(threading.Thread):
             self.trouble = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Trial:
     """One of our trials as Tune's callbacks look at one of Tune's."""
 
@@ -250,10 +251,8 @@ class _Wandb(_Followed):
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         named = os.environ.get("WANDB_PROJECT") or run.name
-        given = {
-            "mode": os.environ.get("WANDB_MODE"),
-            "entity": os.environ.get("WANDB_ENTITY"),
-        }  # a cluster's Ray has none
+        # a cluster's Ray, which starts the processes, has another environment
+        given = {"mode": os.environ.get("WANDB_MODE"), "entity": os.environ.get("WANDB_ENTITY")}
         callback = WandbLoggerCallback(
             project=named,
             group=os.environ.get("WANDB_RUN_GROUP") or run.name,
