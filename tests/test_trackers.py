@@ -256,8 +256,9 @@ def test_tracker_that_is_still_slow_at_the_end_is_left(run, monkeypatch):
 def test_second_ctrl_c_waits_for_no_tracker(run, monkeypatch):
     monkeypatch.setitem(trackers_module.MAKE, "mlflow", Slow)
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), Trackers(run, ("mlflow",), print) as trackers:
-        trackers.note(row(), True)
+    trackers = Trackers(run, ("mlflow",), print)
+    trackers.note(row(), True)
+    with pytest.raises(KeyboardInterrupt), trackers:
         raise KeyboardInterrupt
     assert time.monotonic() - started < 10
     Slow.last.go.set()
