@@ -61,13 +61,13 @@ def search(*words):
 
 
 def test_the_head_searches_the_space_as_it_is_read_here(jobs):
-    done = search("--set", "budget.trials=7", "--name", "mine", "--from", "other run")
+    done = search("--set", "budget.trials=7", "--name", "mine", "--from", "other run", "--track", "wandb")
     assert done.exit_code == 0, done.output
     (job,) = jobs.submitted
     assert jobs.space.budget.trials == 7
     assert shlex.split(job.entrypoint)[:3] == ["gantune", "search", "space.yaml"]
     assert shlex.split(job.entrypoint)[3:] == [
-        *("--name", "mine", "--runs", "/mnt/runs", "--address", "auto", "--from", "other run")
+        *("--name", "mine", "--runs", "/mnt/runs", "--address", "auto", "--from", "other run", "--track", "wandb")
     ]
     assert "handed over as job-0" in done.output
     assert "the log of job-0" in done.output
