@@ -274,13 +274,20 @@ def test_ctrl_c_stops_politely_and_the_same_command_continues(space, tmp_path):
     run = Run(tmp_path / "runs" / "tiny")
     process = subprocess.Popen(**command(tmp_path, "search", str(space)), stderr=subprocess.PIPE, text=True)
     wait_for(process, lambda: len(run.results.rows()) >= 3)
+    seen = json.loads(gantune(tmp_path, "status", "--json").stdout)
+    assert (seen["state"], [driver["pid"] for driver in seen["drivers"]]) == ("searching", [process.pid])
+    assert seen["situation"]["running"]
+    assert seen["situation"]["asked"] == 6
+    assert "tiny  searching here" in gantune(tmp_path, "ls").stdout
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "the same command continues" in errors
     assert "Traceback" not in errors
+    assert "nobody drives it; continue with: gantune resume runs/tiny" in gantune(tmp_path, "status").stdout
     gantune(tmp_path, "search", str(space))
     assert_whole(run, 6)
+    assert "runs/tiny: has come to its end" in gantune(tmp_path, "status").stdout
 
 
 FRAGILE = """
