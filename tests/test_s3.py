@@ -6,6 +6,7 @@ moto wants an older dateutil than the one pinned here, so it lives in an environ
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -14,9 +15,11 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import optuna
 import pytest
+from made_runs import make_run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -24,6 +27,9 @@ from optuna.trial import TrialState
 from gantune import mirror as mirror_module
 from gantune.api import open_run
 from gantune.errors import StorageError
+from gantune.following import Follower
+from gantune.lease import Lease
+from gantune.listing import entries
 from gantune.run import ENDED
 from gantune.storage import Patience, Place
 
@@ -169,6 +175,29 @@ def test_a_server_that_goes_away_and_comes_back_is_waited_for(switch):
     threading.Timer(2.0, switch.on).start()
     place.put("file", b"after")
     assert place.get("file") == b"after"
+
+
+def test_a_reader_sees_a_run_there_and_who_drives_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path / "reader"))
+    made, runs = make_run(tmp_path, trials=4, weights=False), Place(uri(server, "seen"))
+    place = runs / "made"
+    for path in made.folder.rglob("*"):
+        if path.is_file():
+            place.put(str(path.relative_to(made.folder)), path.read_bytes())
+    follower = Follower(open_run(place.uri))
+    assert follower.look().state == "stopped"
+    with Lease(place):
+        view = follower.look()
+        (entry,) = entries(runs)
+    assert [(driver.host, driver.pid) for driver in view.drivers] == [(platform.node(), os.getpid())]
+    made.results.append(replace(made.results.rows()[-1], state="finished", run_seconds=10_000.0))
+    (part,) = {path.name for path in (made.folder / "results").iterdir()} - {
+        name[8:] for name in place.files("results")
+    }
+    place.put(f"results/{part}", (made.folder / "results" / part).read_bytes())
+    later = follower.look().situation
+    assert later.done == view.situation.done + 1
+    assert (entry.shown_state, entry.best, entry.done) == ("searching here", view.situation.best, view.situation.done)
 
 
 # Real searches

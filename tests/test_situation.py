@@ -1,5 +1,6 @@
 """One picture of a search, from its driver's books and from its rows alone."""
 
+import json
 import platform
 import random
 from dataclasses import replace
@@ -168,6 +169,20 @@ def test_a_member_that_takes_over_loses_the_best_that_died_with_its_weights():
     situation = tally.situation(outline, clock=3.0, out={(0, 0)}, confirming=False)
     assert situation.best.score == 7.0
     assert situation.stage == "generation 2 of 3"
+
+
+def test_of_several_drivers_those_that_live_are_named(tmp_path):
+    run = make_run(tmp_path, trials=3, weights=False)
+    manifest = run.manifest()
+    manifest["sessions"] = [{"host": f"node{number}", "pid": number, "began": 100.0} for number in (1, 2, 3)]
+    (run.folder / "manifest.json").write_text(json.dumps(manifest))
+    locks = [run.folder / "drivers" / name / ".lock" for name in ("0001", "0002", "0003")]
+    for lock in locks:
+        lock.parent.mkdir(parents=True)
+    with FileLock(locks[0]), FileLock(locks[2]):
+        view = Follower(run).look()
+    assert [driver.host for driver in view.drivers] == ["node1", "node3"]
+    assert view.state == "searching"
 
 
 def test_the_last_lines_about_a_failure_come_from_the_log(tmp_path):
