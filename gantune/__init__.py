@@ -4,6 +4,7 @@
     run.best()                               # the best trial: score, parameters
     run.table().to_pandas()                  # a row a report
     gantune.generator(run).draw(64)          # samples of its generator
+    gantune.export_best("winner", run)       # a folder to take away
 
 What is named here is imported when it is first used; `import gantune` brings neither torch nor Ray nor Optuna.
 """
@@ -18,6 +19,7 @@ _PUBLIC = {
     "resume": "gantune.api",
     "open_run": "gantune.api",
     "generator": "gantune.api",
+    "export_best": "gantune.api",
     "load_space": "gantune.space",
     "SearchSpace": "gantune.space",
     "Run": "gantune.run",

@@ -1,3 +1,4 @@
+from gantune.api import export_best as export_best
 from gantune.api import generator as generator
 from gantune.api import open_run as open_run
 from gantune.api import resume as resume

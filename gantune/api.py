@@ -9,10 +9,11 @@ from typing import Any
 from gantune.driver.screen import Screen
 from gantune.driver.search import search as drive
 from gantune.errors import SpecError
-from gantune.export import Generator, open_generator
+from gantune.export import Exported, Generator, export, open_generator
 from gantune.run import Run
 from gantune.space import NAME, SearchSpace, load_space
 from gantune.storage import Place, is_uri
+from gantune.winner import find_winner
 
 Space = str | os.PathLike[str] | Mapping[str, Any] | SearchSpace
 Folder = str | os.PathLike[str] | Place
@@ -128,7 +129,9 @@ def _below(runs: Folder) -> Path | Place:
     return Place(text) if is_uri(text := os.fspath(runs)) else Path(text)
 
 
-def generator(run: str | Run | None = None, trial: int | None = None, *, runs: Folder = "runs") -> Generator:
+def generator(
+    run: str | os.PathLike[str] | Run | None = None, trial: int | None = None, *, runs: Folder = "runs"
+) -> Generator:
     """The generator of a run's best trial, or of a given one, as `gantune best --export` would write it.
 
     Instead of a run also a checkpoint, or an export's folder. `.draw(count, seed)` gives samples as a NumPy array,
@@ -136,3 +139,20 @@ def generator(run: str | Run | None = None, trial: int | None = None, *, runs: F
     score; CheckpointError where its weights were let go.
     """
     return open_generator(run, _below(runs), trial)
+
+
+def export_best(
+    folder: str | os.PathLike[str],
+    run: str | Run | None = None,
+    *,
+    metric: str | None = None,
+    trial: int | None = None,
+    runs: Folder = "runs",
+) -> Exported:
+    """Write a run's best generator into a folder, as `gantune best --export` does: weights, programs, script, card.
+
+    metric: the best by another one that was measured. trial: this one instead. `.left_out` of what is returned says
+    which files the network could not be written as, and why. Raises GantuneError.
+    """
+    winner = find_winner(open_run(run, runs=runs), by=metric, number=trial)
+    return export(winner.run.weights(winner.checkpoint), Path(folder), winner)

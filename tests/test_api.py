@@ -6,9 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from made_runs import make_run
 
 import gantune
 from gantune.errors import SpecError
+from gantune.export import folder
+from gantune.export.programs import Program
 from gantune.run import Run
 from gantune.space import load_space
 
@@ -147,3 +150,17 @@ def test_a_search_runs_in_a_thread_and_in_a_ray_of_ones_own(tmp_path):
     assert told["shape"] == [5, 1, 8, 8]
     assert "3/3" in done.stderr  # of the second call; the first was asked to be quiet
     assert "2/2" not in done.stderr
+
+
+def test_the_best_is_exported_as_the_command_does(tmp_path, monkeypatch):
+    for name in ("torch_program", "onnx_program"):
+        monkeypatch.setattr(folder, name, lambda generator: Program(b"a program", 0.0))
+    run = make_run(tmp_path, trials=4, running=0)
+    exported = gantune.export_best(tmp_path / "winner", run)
+    assert (exported.left_out, {path.name for path in (tmp_path / "winner").iterdir()}) == ({}, set(exported.files))
+    assert "`gantune train` takes" in (tmp_path / "winner" / "README.md").read_text()
+    drawn = gantune.generator(tmp_path / "winner").draw(5)
+    assert (drawn == gantune.generator(run).draw(5)).all()
+    with pytest.raises(SpecError, match="no trial has `nothing`"):
+        gantune.export_best(tmp_path / "other", run, metric="nothing")
+    assert not (tmp_path / "other").exists()

@@ -35,7 +35,7 @@ ABOVE_ZERO = click.FloatRange(0, min_open=True)
     help="Latents from the normal distribution between -PSI and PSI: lower is more typical and less varied.  "
     "[default: none]",
 )
-@click.option("--interpolate", is_flag=True, help="Walk from latent to latent, a row of pictures for each step.")
+@click.option("--interpolate", is_flag=True, help="Walk from latent to latent, a row of --steps pictures each.")
 @click.option(
     "--steps", type=click.IntRange(1, 1000), default=8, help="Pictures from a latent to the next, of --interpolate."
 )
