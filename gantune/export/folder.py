@@ -53,7 +53,9 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report:
                 program: Program = make(generator)
             except UnfitError as error:
                 (folder / name).unlink(missing_ok=True)  # it would be another network's
-                left_out[name] = _remedy(name, error)
+                instead = f"use {alone.PROGRAM}" if alone.PROGRAM in files else "draw by `gantune sample`"
+                reason = f"the network cannot be written so ({error}); {instead}, or change the architecture"
+                left_out[name] = f"{name} is left out: {reason}"
             else:
                 _put(folder / name, program.content)
                 differences[name] = program.difference
@@ -71,11 +73,6 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report:
         found = Exported(folder=folder, files=tuple(files), differences=differences, left_out=left_out)
         _put(folder / CARD, model_card(generator, winner, found.files, differences, left_out).encode())
     return found
-
-
-def _remedy(name: str, error: UnfitError) -> str:
-    other = f"use {alone.PROGRAM}" if name == ONNX else "draw by `gantune sample`"
-    return f"{name} is left out: the network cannot be written so ({error}); {other}, or change the architecture"
 
 
 def _save_picture(generator: Generator, folder: Path) -> None:

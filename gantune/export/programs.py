@@ -97,7 +97,10 @@ def _tried(generator: Generator, made: Callable[[], tuple[bytes, Run]]) -> Progr
         except Exception as error:  # a user's network may fail an exporter in any way
             raise UnfitError(_first_line(error)) from error
     if not all(difference <= TOLERANCE for difference in differences):
-        raise UnfitError(f"what it gives differs from what the network gives by {max(differences):.2g}")
+        raise UnfitError(
+            f"what it gives differs from what the network gives by {max(differences):.2g}, as where a network draws "
+            "noise of its own"
+        )
     return Program(content, max(differences))
 
 
