@@ -20,6 +20,8 @@ READING = {
     "kill": ["kill", "5", "RUN"],
     "promote": ["promote", "5", "RUN"],
     "replay": ["replay", "1", "RUN"],
+    "report": ["report", "RUN"],
+    "sample": ["sample", "RUN"],
 }
 
 
