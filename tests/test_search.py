@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from PIL import Image
 from test_trackers import scalars
 
+from gantune.export.snippets import HOLDS
 from gantune.run import ENDED, Run
 
 SPACE = """
@@ -108,11 +109,7 @@ def test_a_search_finds_exports_and_samples_a_generator(space, tmp_path):
     assert best["score"] == min(trial.best_score for trial in ends.values() if trial.survived)
     assert best["baseline_score"] is not None
     assert Path(tmp_path, best["checkpoint"]).is_file()
-    assert sorted(path.name for path in (tmp_path / "winner").iterdir()) == [
-        "config.yaml",
-        "generator.safetensors",
-        "samples.png",
-    ]
+    assert sorted(path.name for path in (tmp_path / "winner").iterdir()) == sorted(best["files"]) == sorted(HOLDS)
     text = gantune(tmp_path, "best").stdout
     assert f"#{best['trial']}" in text
     assert "baseline" in text

@@ -25,7 +25,7 @@ VERBS = {
     "show": "List components, their options and what does not go together.",
     "schema": "Print the language as JSON Schema, for editors.",
     "check": "Say what a search would run, and start nothing.",
-    "doctor": "Say what is wrong with this machine, or whether a cluster is open.",
+    "doctor": "Say what is amiss on this machine, or an open cluster.",
     "train": "Train one configuration, with no search.",
     "replay": "Train a trial again, and say whether the numbers are the same.",
     "sample": "Draw pictures from a checkpoint or an export.",
