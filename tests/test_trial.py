@@ -357,7 +357,7 @@ class Scripted:
     def named(self, metric):
         return f"{metric}_scripted"
 
-    def evaluate(self, generate, z_dim, count, *, class_counts=(), metrics=("fid",), fully=False):
+    def evaluate(self, generate, z_dim, count, *, class_counts=(), metrics=("fid",), fully=False, own=()):
         tensors = {name: value.clone() for name, value in generate.state_dict().items()}
         self.shown.append((count, raw(tensors)))
         return dict(self.metrics[len(self.shown) - 1])
