@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # nothing but tensors is unpickled
-warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # nothing here needs it
+if __name__ == "__main__":  # imported by gantune it changes nothing around it
+    os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # nothing but tensors is unpickled
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # nothing here needs it
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
