@@ -29,8 +29,8 @@ if __name__ == "__main__":  # imported by gantune it changes nothing around it
     os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")  # nothing but tensors is unpickled
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # nothing here needs it
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
 PROGRAM = "generator.pt2"
 ABOUT = "gantune.json"  # inside of the program's archive: sizes and classes
