@@ -8,7 +8,7 @@ from typing import Any
 from gantune.errors import RunError
 from gantune.objectives import BETTER
 from gantune.results import Row
-from gantune.run import Run, standings_of, trial_record
+from gantune.run import Run, records, standings_of
 from gantune.situation import Lead
 from gantune.spending import Spending, spending
 from gantune.standings import Standing
@@ -112,14 +112,11 @@ def _check_protocol(runs: Sequence[Run], manifests: Sequence[Mapping[str, Any]])
 def _side(
     run: Run, rows: Sequence[Row], curve: tuple[Step, ...], top: int, reached: Mapping[str, Reached | None]
 ) -> Side:
-    grouped: dict[tuple[int, int], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row.trial, row.repeat), []).append(row)
-    records = [trial_record(own) for own in grouped.values()]
-    trials = [record for record in records if not record.repeat]
+    found = records(rows)
+    trials = [record for record in found if not record.repeat]
     living = sorted((record.best_score or 0.0, record.number) for record in trials if record.survived)
     best = Lead(trial=living[0][1], repeat=0, score=living[0][0]) if living else None
-    standings = standings_of(record for record in records if record.repeat)
+    standings = standings_of(record for record in found if record.repeat)
     baseline = run.baseline(trials)
     ended = [record for record in trials if record.state in ("finished", "pruned", "collapsed")]
     count = min(top, len(living))

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from gantune.report.drawn import few_of_a_moment, moment, samples_of, small, wal
 from gantune.report.study import drawn, importances, outcome, study_of
 from gantune.requests import Requests
 from gantune.results import Row
-from gantune.run import Run, TrialRecord, standings_of
+from gantune.run import Run, TrialRecord, records, standings_of
 from gantune.space import SearchSpace, load_space
 from gantune.spending import duration, spending
 from gantune.standings import Standing
@@ -35,13 +36,7 @@ from gantune.trial import PICTURE
 from gantune.winner import differences
 
 FILE = "report.html"
-METRICS = (
-    "recall",
-    "precision",
-    "coverage",
-    "diversity",
-    "memorisation",
-)  # of the leaderboard, where they are measured
+METRICS = ("recall", "precision", "coverage", "diversity", "memorisation")  # of the leaderboard, where measured
 THUMBNAILS = 200  # in the leaderboard, of the best; a page is sent by mail
 DEATHS_SHOWN = 24  # pictures of the moment, the latest of each cause first
 RUNNERS_UP = 4  # beside the winner and the baseline, in the table of configurations
@@ -61,12 +56,21 @@ class _Contents:
     repeats: Sequence[TrialRecord]
 
     @cached_property
-    def winner(self) -> TrialRecord | None:
-        """The best trial; None where none survived."""
+    def _best(self) -> TrialRecord | NoSurvivorError:
         try:
             return self.run.best(self.trials, self.standings)
-        except NoSurvivorError:
-            return None
+        except NoSurvivorError as error:
+            return error
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The best trial; None where none survived."""
+        return self._best if isinstance(self._best, TrialRecord) else None
+
+    @property
+    def reasons(self) -> str:
+        """Why there is no winner; nothing where there is one."""
+        return str(self._best) if isinstance(self._best, NoSurvivorError) else ""
 
     @cached_property
     def baseline(self) -> TrialRecord | None:
@@ -119,7 +123,9 @@ def page(run: Run, say: Callable[[str], None] = lambda text: None) -> str:
     run.files.refresh()
     rows = run.results.rows()
     space = load_space(run.folder / "space.yaml")
-    contents = _Contents(run, space, rows, run.trials(), run.repeats())
+    found = records(rows)
+    trials, repeats = [one for one in found if not one.repeat], [one for one in found if one.repeat]
+    contents = _Contents(run, space, rows, trials, repeats)
     drawings: dict[str, str] = {}
 
     def draw(name: str, figure: go.Figure | None) -> str:
@@ -175,13 +181,8 @@ def _inside_script(text: str) -> str:
 def _head(contents: _Contents, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Names, counts, cost, protocol, versions, and how to have it again."""
     run, space = contents.run, contents.space
-    counts: dict[str, int] = {}
-    for trial in contents.trials:
-        counts[trial.state] = counts.get(trial.state, 0) + 1
-    causes: dict[str, int] = {}
-    for trial in contents.trials:
-        if trial.state == "collapsed":
-            causes[trial.verdict] = causes.get(trial.verdict, 0) + 1
+    counts = Counter(trial.state for trial in contents.trials)
+    causes = Counter(trial.verdict for trial in contents.trials if trial.state == "collapsed")
     spent = spending(run, contents.rows)
     sessions = manifest["sessions"]
     space_file = "space.yaml" if run.place is not None else shlex.quote(str(run.folder / "space.yaml"))
@@ -196,7 +197,7 @@ def _head(contents: _Contents, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "asked": space.budget.trials,
         "trials": len(contents.trials),
         "counts": dict(sorted(counts.items())),
-        "causes": dict(sorted(causes.items(), key=lambda item: -item[1])),
+        "causes": dict(causes.most_common()),
         "spent": spent,
         "hours": duration(spent.hours * 3600),
         "training": duration(spent.trial_hours * 3600),
@@ -226,11 +227,7 @@ def _protocol(contents: _Contents, manifest: Mapping[str, Any]) -> list[tuple[st
 def _winner(contents: _Contents) -> dict[str, Any]:
     winner, baseline, run = contents.winner, contents.baseline, contents.run
     if winner is None:
-        try:
-            run.best(contents.trials, contents.standings)
-        except NoSurvivorError as error:
-            return {"winner": None, "reasons": str(error), "standings": []}
-    assert winner is not None
+        return {"winner": None, "reasons": contents.reasons, "standings": []}
     checkpoint = run.checkpoint(winner, contents.repeats)
     picture, walk, gone = "", None, run.let_go(checkpoint)
     found = contents.moments(winner)
