@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from gantune.report.page import FILE, write_report
+from gantune.export.folder import REPORT
+from gantune.report.page import write_report
 from gantune.run import Run
 
 TALL = 4200  # pixels
@@ -23,7 +24,7 @@ def main(where: str) -> None:
     """Write docs/images/report-WIDTH-SCHEME.webp of one run."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        page = Path(folder) / FILE
+        page = Path(folder) / REPORT
         write_report(Run.open(where, Path("runs")), page)
         opened = driver.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
         for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):

@@ -4,8 +4,8 @@ from gantune.api import open_run as open_run
 from gantune.api import resume as resume
 from gantune.api import search as search
 from gantune.errors import GantuneError as GantuneError
+from gantune.records import TrialRecord as TrialRecord
 from gantune.run import Run as Run
-from gantune.run import TrialRecord as TrialRecord
 from gantune.space import SearchSpace as SearchSpace
 from gantune.space import load_space as load_space
 

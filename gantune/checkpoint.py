@@ -1,9 +1,7 @@
 """One file of tensors and JSON: safetensors, versioned, checksummed, written whole or not at all. No pickles."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gantune.errors import CheckpointError, StorageError
+from gantune.whole import whole
 
 VERSION = "1"
 Kind = Literal["trial", "generator", "reference"]
@@ -27,17 +26,10 @@ def write_checkpoint(path: Path, kind: Kind, tensors: Mapping[str, Tensor], meta
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     header = {"gantune": VERSION, "kind": kind, "meta": text, "sha256": _digest(kind, plain, text)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as stream:
-            stream.write(save(plain, metadata=header))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
+        with whole(path) as partial:
+            partial.write_bytes(save(plain, metadata=header))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

@@ -1,14 +1,15 @@
 """Searches of one protocol side by side: what each found, what it cost, and where their spaces differ."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gantune.curve import Step, best_so_far
 from gantune.errors import RunError
 from gantune.objectives import BETTER
+from gantune.records import standings_of, trials_and_repeats
 from gantune.results import Row
-from gantune.run import Run, records, standings_of
+from gantune.run import Run
 from gantune.situation import Lead
 from gantune.spending import Spending, spending
 from gantune.standings import Standing
@@ -23,15 +24,6 @@ class Reached:
 
     samples: int
     hours: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """A moment at which a search's best became lower."""
-
-    samples: int
-    hours: float
-    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +60,7 @@ def compare(runs: Sequence[Run], top: int) -> Comparison:
     manifests = [run.manifest() for run in runs]
     _check_protocol(runs, manifests)
     found = [run.results.rows() for run in runs]
-    curves = [_curve(rows) for rows in found]
+    curves = [best_so_far(rows) for rows in found]
     lowest = [steps[-1].score if steps else None for steps in curves]
     shown = [run.shown for run in runs]
     sides = []
@@ -112,11 +104,10 @@ def _check_protocol(runs: Sequence[Run], manifests: Sequence[Mapping[str, Any]])
 def _side(
     run: Run, rows: Sequence[Row], curve: tuple[Step, ...], top: int, reached: Mapping[str, Reached | None]
 ) -> Side:
-    found = records(rows)
-    trials = [record for record in found if not record.repeat]
+    trials, repeats = trials_and_repeats(rows)
     living = sorted((record.best_score or 0.0, record.number) for record in trials if record.survived)
     best = Lead(trial=living[0][1], repeat=0, score=living[0][0]) if living else None
-    standings = standings_of(record for record in found if record.repeat)
+    standings = standings_of(repeats)
     baseline = run.baseline(trials)
     ended = [record for record in trials if record.state in ("finished", "pruned", "collapsed")]
     count = min(top, len(living))
@@ -132,24 +123,6 @@ def _side(
         reached=reached,
         curve=curve,
     )
-
-
-def _curve(rows: Sequence[Row]) -> tuple[Step, ...]:
-    """How the best of the search's own survivors fell with what all trials had spent."""
-    last = {row.trial: row for row in rows if not row.repeat}
-    dead = {number for number, row in last.items() if row.state in ("collapsed", "failed")}
-    seen: dict[int, int] = {}
-    spent, lowest, steps = 0, math.inf, []
-    for row in rows:
-        if row.repeat:
-            continue
-        if row.donor is None:
-            spent += max(0, row.samples_seen - seen.get(row.trial, 0))
-        seen[row.trial] = row.samples_seen
-        if row.best_score is not None and row.best_score < lowest and row.trial not in dead:
-            lowest = row.best_score
-            steps.append(Step(samples=spent, hours=row.run_seconds / 3600, score=lowest))
-    return tuple(steps)
 
 
 def _reached(curve: Sequence[Step], score: float) -> Reached | None:

@@ -53,13 +53,16 @@ class Follower:
         self._rows = run.results.for_a_reader()
         self._tally = Tally()
 
-    def look(self) -> View:
-        """The run now. Raises RunError where it cannot be read."""
+    def look(self, *, trials_only: bool = False) -> View:
+        """The run now. Raises RunError where it cannot be read.
+
+        trials_only: of the search's own trials, also while or after its finalists are trained again.
+        """
         outline = Outline.of(self.run)
         for row in self._rows.news():
             self._tally.hear(row)
         drivers = drivers_of(self.run)
-        confirming = self._tally.confirming
+        confirming = self._tally.confirming and not trials_only
         out = {key for key in self._tally.running() | self._issued() if bool(key[1]) == confirming}
         clock = self._clock(drivers)
         situation = self._tally.situation(outline, clock=clock, out=out, confirming=confirming)
@@ -86,9 +89,9 @@ class Follower:
         """The run's clock: it stands still where nobody drives, and no row tells what it shows between reports."""
         written = self._rows.written()
         if not drivers:
-            return self._tally.clock
+            return self._tally.meter.clock
         since = [at for at in (written, *(driver.began for driver in drivers)) if at is not None]
-        return self._tally.clock + max(0.0, time.time() - max(since, default=time.time()))
+        return self._tally.meter.clock + max(0.0, time.time() - max(since, default=time.time()))
 
 
 def drivers_of(run: Run) -> tuple[Driver, ...]:

@@ -55,7 +55,7 @@ def _names(runs: Path | Place) -> list[str]:
 def _entry(run: Run) -> Entry:
     size = _bytes(run)
     try:
-        view = Follower(run).look()
+        view = Follower(run).look(trials_only=True)
         began = run.manifest()["sessions"][0].get("began") or (run.folder / "manifest.json").stat().st_mtime
     except GantuneError as error:
         return Entry(name=run.name, run=run.shown, state="unreadable", why=str(error), bytes=size)

@@ -17,6 +17,7 @@ from gantune.errors import RunError, StorageError
 from gantune.lease import FILE as LEASE
 from gantune.lease import check_free, holder
 from gantune.storage import Place, Stored, at_once, is_uri
+from gantune.whole import whole
 
 SECONDS_BETWEEN_LOOKS = 3.0
 JOURNAL = "study.journal"
@@ -248,16 +249,12 @@ def _held(lock: Path) -> bool:
 
 def land(path: Path, content: bytes, there: Stored | None) -> None:
     """Write a file of this machine whole, with the time at which it was written there. Raises StorageError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        if there is not None:
-            os.utime(partial, ns=(there.written, there.written))
-        os.replace(partial, path)
+        with whole(path) as partial:
+            partial.write_bytes(content)
+            if there is not None:
+                os.utime(partial, ns=(there.written, there.written))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

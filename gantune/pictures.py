@@ -89,6 +89,6 @@ def save_samples(samples: npt.NDArray[Any], path: Path, width: int = TARGET_WIDT
         told = PngInfo()
         if (cell := cell_of(image)) is not None:
             told.add_text(CELL, str(cell))
-        image.save(path, pnginfo=told)
+        image.save(path, "PNG", pnginfo=told)
     except (OSError, ValueError) as error:
         raise GantuneError(f"{path}: cannot be written: {error}") from error

@@ -5,7 +5,6 @@ written by the driver. A request that a driver did not live to carry out is met 
 """
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gantune.errors import RunError
-from gantune.run import ENDED, Run
+from gantune.records import ENDED
+from gantune.run import Run
+from gantune.whole import whole
 
 Verb = Literal["stop", "kill", "promote"]
 State = Literal["accepted", "done", "refused"]
@@ -105,12 +106,10 @@ class Requests:
         return self._folder / f"{request.id}.answer.json"
 
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(values), encoding="utf-8")
-            self._files.send(path, partial.read_bytes())  # first: what is not there is taken away here
-            os.replace(partial, path)
+            with whole(path) as partial:
+                partial.write_text(json.dumps(values), encoding="utf-8")
+                self._files.send(path, partial.read_bytes())  # first: what is not there is taken away here
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 

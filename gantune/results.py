@@ -5,7 +5,6 @@ pile up, so that a row is written a few times only, however many there are.
 """
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gantune.errors import RunError
 from gantune.mirror import Here
+from gantune.whole import whole
 
 SCHEMA = pa.schema(
     [
@@ -188,22 +188,16 @@ class Results:
 
     def _write(self, rows: list[Row]) -> None:
         path = self._next()
-        partial = path.with_name(f".{path.stem}.partial")  # readers of Parquet folders pass over names with a dot
+        several = len(rows) > 1  # what one row would gain nothing from
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            several = len(rows) > 1  # what one row would gain nothing from
-            pq.write_table(
-                _table(rows), partial, write_page_checksum=True, use_dictionary=several, write_statistics=several
-            )
-            with open(partial, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-            self._own().append(path)
-            self._held[path] = len(rows)
+            with whole(path) as partial:
+                pq.write_table(
+                    _table(rows), partial, write_page_checksum=True, use_dictionary=several, write_statistics=several
+                )
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             raise RunError(f"{path}: cannot be written: {error.strerror or error}; results so far are safe") from error
+        self._own().append(path)
+        self._held[path] = len(rows)
         self._files.send(path)
 
 

@@ -4,31 +4,28 @@ runs/NAME/  space.yaml  manifest.json  study.journal  reference.safetensors  res
 """
 
 import json
-import os
 import shlex
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from gantune.config import Scalar
 from gantune.errors import CheckpointError, NoSurvivorError, RunError
 from gantune.manifest import FORMAT, REMEDY, read_manifest
 from gantune.mirror import Here, Mirror, find_run
 from gantune.objectives import fronts, point
 from gantune.provenance import session
+from gantune.records import TrialRecord, label_of, standings_of, trials_and_repeats
 from gantune.results import Results, Row
 from gantune.space import SearchSpace
-from gantune.standings import Standing, rank
+from gantune.standings import Standing
 from gantune.storage import Place, is_uri
+from gantune.whole import whole
 from gantune.writing import dump
 
-ENDED = ("finished", "pruned", "collapsed", "failed")
-RESTS = "paused"  # stopped at a rung, and to go on if it turns out to be among the best there
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
 EXTENSIBLE = {
     "budget": ("trials", "samples", "hours", "gpu_hours", "cost", "price_per_hour"),
@@ -37,39 +34,6 @@ EXTENSIBLE = {
     "confirm": None,
     "keep": None,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRecord:
-    """A trial as its rows tell it. `metrics`, `parameters` and `samples_seen` at best belong to the best report.
-
-    `lowest_score` is that of any report, whether it met the constraints or not, and of collapsed trials, too.
-    `repeat` is 0 for the search's own run and counts those of a finalist under fresh seeds.
-    """
-
-    number: int
-    repeat: int
-    state: str
-    samples_seen: int
-    best_score: float | None
-    lowest_score: float | None
-    best_samples_seen: int
-    metrics: Mapping[str, float]
-    parameters: Mapping[str, Scalar]
-    seed: int
-    cause: str
-    verdict: str
-    seconds: float
-
-    @property
-    def survived(self) -> bool:
-        """Whether the trial may be called the best: a score that met the constraints, and no collapse."""
-        return self.best_score is not None and self.state in ("finished", "pruned", "running", RESTS)
-
-    @property
-    def final_score(self) -> float | None:
-        """The score of the best checkpoint from the final count of samples; None for a trial that did not finish."""
-        return self.metrics.get("final_score")
 
 
 class Run:
@@ -227,17 +191,16 @@ class Run:
         return read_manifest(path, self.files.where(path))
 
     def _write(self, name: str, text: str) -> None:
-        partial = self.folder / f".{name}.partial"
         try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, self.folder / name)
+            with whole(self.folder / name) as partial:
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{self.folder / name}: cannot be written: {error.strerror or error}") from error
         self.files.send(self.folder / name)
 
     def trials(self) -> list[TrialRecord]:
         """Every trial of the search that has reported, by number."""
-        return [record for record in records(self.results.rows()) if not record.repeat]
+        return trials_and_repeats(self.results.rows())[0]
 
     def table(self) -> pa.Table:
         """Every report as a row of an Arrow table; `.to_pandas()` makes a data frame of it."""
@@ -245,7 +208,7 @@ class Run:
 
     def repeats(self) -> list[TrialRecord]:
         """Every run of a finalist under a fresh seed that has reported, by number and repeat."""
-        return [record for record in records(self.results.rows()) if record.repeat]
+        return trials_and_repeats(self.results.rows())[1]
 
     def checkpoint(self, trial: TrialRecord, repeats: Iterable[TrialRecord]) -> Path:
         """The best weights of a trial's configuration: of all its runs, those of the lowest final score."""
@@ -258,13 +221,21 @@ class Run:
         """How to have weights back that are not there any more, in words; nothing where they are."""
         if self.files.holds(checkpoint):
             return ""
-        number, _, repeat = checkpoint.parent.name.partition(".")
-        label, gone = f"{int(number)}{'.' * bool(repeat)}{repeat}", "they are gone, let go by `keep` or deleted"
-        rows = self.results.rows()
-        if any(row.donor is not None for row in rows if (row.trial, row.repeat) == (int(number), int(repeat or 0))):
+        gone, again = "they are gone, let go by `keep` or deleted", self.replay(checkpoint)
+        if again is None:
             return f"{gone}, and what took over another trial's weights cannot be trained again by itself"
-        again = f"gantune replay {label} {shlex.quote(self.shown)} --out FOLDER"
         return f"{gone}; `{again}` trains them again, into FOLDER/{checkpoint.name}"
+
+    def replay(self, checkpoint: Path, rows: Iterable[Row] | None = None) -> str | None:
+        """The command that trains weights again and compares every number; None where another trial's are in them.
+
+        rows: those of the run, where they have been read.
+        """
+        label = label_of(checkpoint)
+        for row in self.results.rows() if rows is None else rows:
+            if row.donor is not None and label == str(row.trial):
+                return None
+        return f"gantune replay {label} {shlex.quote(self.shown)} --out FOLDER"
 
     def weights(self, checkpoint: Path) -> Path:
         """A checkpoint that is there. Raises CheckpointError where it is not, with how to have it back."""
@@ -339,49 +310,6 @@ def _find(where: str | None, runs: Path) -> Path:
         if (folder / "space.yaml").is_file() or (folder / "results").is_dir():
             raise RunError(f"{folder}: is a run without its manifest.json; {REMEDY}; {listed}")
     raise RunError(f"`{where}` is not a run; {listed}")
-
-
-def standings_of(repeats: Iterable[TrialRecord]) -> list[Standing]:
-    """How confirmed finalists stand, the likeliest best first; empty before any has ended."""
-    scores: dict[int, list[float | None]] = {}
-    for record in repeats:
-        if record.state in ENDED and record.state != "failed":
-            scores.setdefault(record.number, []).append(record.final_score)
-    return rank(scores)
-
-
-def records(rows: Iterable[Row]) -> list[TrialRecord]:
-    """Every trial, and every run of a finalist, that rows tell of; by number and repeat."""
-    grouped: dict[tuple[int, int], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row.trial, row.repeat), []).append(row)
-    return [trial_record(told) for _, told in sorted(grouped.items())]
-
-
-def trial_record(rows: list[Row]) -> TrialRecord:
-    """One trial from its rows, which are in order."""
-    for_good = (row for row in rows if row.state in ENDED and row.state != "failed")  # what failed may be tried again
-    last = next(for_good, rows[-1])
-    born = max((at for at, row in enumerate(rows) if row.donor is not None and row.best_score is None), default=0)
-    scored = [(row.best_score, row) for row in rows[born:] if row.best_score is not None]
-    best = min(scored, key=lambda item: item[0])[1] if scored else None  # of equals the first
-    metrics = dict(best.metrics) if best and best.score == best.best_score else {}
-    metrics |= {name: value for name, value in last.metrics.items() if name.startswith("final_")}
-    return TrialRecord(
-        number=last.trial,
-        repeat=last.repeat,
-        state=last.state,
-        samples_seen=max(row.samples_seen for row in rows),
-        best_score=best.best_score if best else None,
-        lowest_score=min((row.score for row in rows[born:] if row.score is not None), default=None),
-        best_samples_seen=best.samples_seen if best else 0,
-        metrics=metrics,
-        parameters=json.loads((best or last).config),
-        seed=last.seed,
-        cause=last.cause,
-        verdict=last.verdict,
-        seconds=max(row.trial_seconds for row in rows),
-    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from gantune.config import Pb2, Pbt
 from gantune.errors import RunError
+from gantune.records import ENDED, RESTS
 from gantune.results import Row
-from gantune.run import ENDED, RESTS, Run
-from gantune.spending import Spending
+from gantune.run import Run
+from gantune.spending import Meter, Spending
 
 CURVE = 24  # scores that a little curve shows at most
 Key = tuple[int, int]  # a trial and a repeat
@@ -161,8 +162,6 @@ class _Heard:
     verdict: str = ""
     cause: str = ""
     samples_seen: int = 0
-    trained: int = 0  # samples, without those of weights that it took over
-    seconds: float = 0.0
     clock: float = 0.0
     score: float | None = None
     best: float | None = None
@@ -181,17 +180,15 @@ class Tally:
 
     def __init__(self) -> None:
         self._heard: dict[Key, _Heard] = {}
-        self.clock = 0.0
+        self.meter = Meter()
 
     def hear(self, row: Row) -> None:
         """Take a row in."""
-        self.clock = max(self.clock, row.run_seconds)
+        self.meter.hear(row)
         trial = self._heard.setdefault((row.trial, row.repeat), _Heard())
         again = row.run_seconds < trial.clock or (row.run_seconds, row.state) == (trial.clock, trial.state)
         if again or trial.ended:
             return
-        if row.donor is None:
-            trial.trained += max(0, row.samples_seen - trial.samples_seen)
         if row.donor is not None and row.best_score is None:
             trial.best = None
         elif row.best_score is not None:
@@ -200,7 +197,7 @@ class Tally:
             trial.scores.append(row.score)
         trial.state, trial.verdict, trial.cause = row.state, row.verdict, row.cause
         trial.samples_seen, trial.score, trial.place = row.samples_seen, row.score, row.place
-        trial.seconds, trial.clock = max(trial.seconds, row.trial_seconds), row.run_seconds
+        trial.clock = row.run_seconds
         trial.metrics = row.metrics
         if row.state in ENDED:
             trial.metrics = {}
@@ -276,15 +273,7 @@ class Tally:
         )
 
     def _spent(self, outline: Outline, clock: float) -> Spending:
-        training = sum(trial.seconds for trial in self._heard.values()) / 3600
-        return Spending(
-            trials=len(self._heard),
-            samples=sum(trial.trained for trial in self._heard.values()),
-            hours=clock / 3600,
-            trial_hours=training,
-            gpu_hours=training * outline.gpus if outline.gpus else None,
-            cost=None if outline.price is None else clock / 3600 * outline.price,
-        )
+        return self.meter.spending(clock, outline.gpus, outline.price)
 
     def _finalists(self, outline: Outline) -> int:
         """How many there are: no more than survived."""
@@ -293,7 +282,7 @@ class Tally:
 
     def over(self, outline: Outline) -> bool:
         """Whether the search came to its end, by its rows alone: nothing is open, and enough was tried or spent."""
-        spent = any(limit.spent >= limit.limit for limit in _limits(outline, self._spent(outline, self.clock)))
+        spent = any(limit.spent >= limit.limit for limit in _limits(outline, self._spent(outline, self.meter.clock)))
         search = {key: trial for key, trial in self._heard.items() if not key[1]}
         states = Counter(trial.state for trial in search.values())
         if not search or states["running"] or states[RESTS]:

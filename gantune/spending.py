@@ -30,26 +30,57 @@ class Spending:
         return ", ".join(parts)
 
 
+class Meter:
+    """Counts what training takes, from rows in the order of the run's clock; a row that comes again adds nothing."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], int] = {}
+        self._seconds: dict[tuple[int, int], float] = {}
+        self.samples = 0
+        self.clock = 0.0
+
+    def hear(self, row: Row) -> None:
+        """Take a row in."""
+        key = row.trial, row.repeat
+        seen = self.seen(*key)
+        if row.donor is None:
+            self.samples += max(0, row.samples_seen - seen)
+            seen = max(seen, row.samples_seen)
+        else:  # the samples that another's weights have seen are the other's
+            seen = row.samples_seen
+        self._seen[key] = seen
+        self._seconds[key] = max(self._seconds.get(key, 0.0), row.trial_seconds)
+        self.clock = max(self.clock, row.run_seconds)
+
+    def seen(self, trial: int, repeat: int = 0) -> int:
+        """The samples that a trial's weights have seen."""
+        return self._seen.get((trial, repeat), 0)
+
+    @property
+    def trial_hours(self) -> float:
+        """Hours of training, the sum over trials."""
+        return sum(self._seconds.values()) / 3600
+
+    def spending(self, clock: float, gpus: float | None, price: float | None) -> Spending:
+        """What it comes to at a time of the run's clock, with so many GPUs a trial and a price per hour."""
+        hours, trial_hours = clock / 3600, self.trial_hours
+        return Spending(
+            trials=len(self._seen),
+            samples=self.samples,
+            hours=hours,
+            trial_hours=trial_hours,
+            gpu_hours=trial_hours * gpus if gpus else None,
+            cost=None if price is None else hours * price,
+        )
+
+
 def spending(run: Run, rows: Iterable[Row]) -> Spending:
     """What the run has cost. Raises RunError for a manifest that cannot be read."""
-    trained: dict[tuple[int, int], tuple[int, float]] = {}
-    seconds = 0.0
+    meter = Meter()
     for row in rows:
-        before = trained.get((row.trial, row.repeat), (0, 0.0))
-        trained[row.trial, row.repeat] = max(before[0], row.samples_seen), max(before[1], row.trial_seconds)
-        seconds = max(seconds, row.run_seconds)
-    hours = seconds / 3600
-    trial_hours = sum(spent for _, spent in trained.values()) / 3600
-    gpus = run.resources().get("gpus_per_trial")
+        meter.hear(row)
     price = run.manifest()["space"]["budget"].get("price_per_hour")
-    return Spending(
-        trials=len(trained),
-        samples=sum(samples for samples, _ in trained.values()),
-        hours=hours,
-        trial_hours=trial_hours,
-        gpu_hours=trial_hours * gpus if gpus else None,
-        cost=None if price is None else hours * price,
-    )
+    return meter.spending(meter.clock, run.resources().get("gpus_per_trial"), price)
 
 
 def duration(seconds: float) -> str:

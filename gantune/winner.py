@@ -1,7 +1,6 @@
 """Which trial of a run is handed over, and all that its run tells of it; who comes behind it."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 from gantune.config import Scalar
 from gantune.errors import SpecError
 from gantune.objectives import BETTER, COSTS, fronts
-from gantune.run import Run, TrialRecord, records, standings_of
+from gantune.records import TrialRecord, label_of, standings_of, trials_and_repeats
+from gantune.results import Row
+from gantune.run import Run
 from gantune.spending import Spending, spending
 from gantune.standings import Standing
 
@@ -22,9 +23,9 @@ class Winner:
     """A trial of a run, with what is to be said of it. `trials` are all of the search, `repeats` the finalists' runs.
 
     `by` is the metric that it is the best by, and None where it is so by the score; `chosen` is whether it was named
-    by its number instead; `heir`, whether it took over another trial's weights. `checkpoint` is where its weights lie,
-    of all its runs the best; `let_go` tells how to have them back where they are gone, and is empty where they are
-    there.
+    by its number instead. `checkpoint` is where its weights lie, of all its runs the best; `let_go` tells how to have
+    them back where they are gone, and is empty where they are there. `replay` is the command that trains them again
+    and compares every number, None where they were taken over from another trial.
     """
 
     run: Run
@@ -37,20 +38,14 @@ class Winner:
     cost: Spending
     checkpoint: Path
     let_go: str
-    heir: bool
+    replay: str | None
     by: str | None = None
     chosen: bool = False
 
     @property
-    def replay(self) -> str | None:
-        """The command that trains its weights again and compares every number; None where that is not possible."""
-        return None if self.heir else f"gantune replay {self.label} {shlex.quote(self.run.shown)} --out FOLDER"
-
-    @property
     def label(self) -> str:
-        """The number of the run that its weights come from: 7, or 7.1 for a finalist's first under a fresh seed."""
-        number, _, repeat = self.checkpoint.parent.name.partition(".")
-        return f"{int(number)}.{repeat}" if repeat else str(int(number))
+        """The number of the run that its weights come from."""
+        return label_of(self.checkpoint)
 
     @property
     def source(self) -> TrialRecord:
@@ -72,15 +67,17 @@ class Winner:
         return sorted(alive, key=lambda trial: (places.get(trial.number, len(places)), trial.best_score, trial.number))
 
 
-def find_winner(run: Run, *, by: str | None = None, number: int | None = None) -> Winner:
+def find_winner(
+    run: Run, *, by: str | None = None, number: int | None = None, rows: Sequence[Row] | None = None
+) -> Winner:
     """A run's best trial; by another metric, or the trial of a number, where one is given.
 
+    rows: those of the run, where they have been read.
     Raises NoSurvivorError where there is none, SpecError for a metric that no survivor has, RunError for a run that
     cannot be read.
     """
-    rows = run.results.rows()
-    found = records(rows)
-    trials, repeats = [one for one in found if not one.repeat], [one for one in found if one.repeat]
+    rows = run.results.rows() if rows is None else rows
+    trials, repeats = trials_and_repeats(rows)
     standings = standings_of(repeats)
     best = run.best(trials, standings) if number is None else run.scored(number, trials)
     name = None if by is None or by == SCORE else metric_named(by, [trial for trial in trials if trial.survived], run)
@@ -99,7 +96,7 @@ def find_winner(run: Run, *, by: str | None = None, number: int | None = None) -
         cost=spending(run, rows),
         checkpoint=checkpoint,
         let_go=run.let_go(checkpoint),
-        heir=any(row.donor is not None for row in rows if row.trial == best.number),
+        replay=run.replay(checkpoint, rows),
         by=name,
         chosen=number is not None,
     )

@@ -200,7 +200,7 @@ def test_attempts_that_cannot_be_read_are_none_and_that_cannot_be_written_are_an
     (tmp_path / FILE).write_text('{"crashes"')
     assert read_attempts(tmp_path) == Attempts()
     with pytest.raises(RunError, match="cannot be written"):
-        write_attempts(tmp_path / "gone", Attempts())
+        write_attempts(tmp_path / FILE / "below a file", Attempts())
 
 
 @pytest.mark.parametrize(

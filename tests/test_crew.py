@@ -28,7 +28,8 @@ from gantune.driver.database import Database
 from gantune.driver.schedulers import build_scheduler
 from gantune.driver.study import Study
 from gantune.errors import RunError, SpecError
-from gantune.run import ENDED, Run
+from gantune.records import ENDED
+from gantune.run import Run
 from gantune.space import load_space, load_trial
 from gantune.trial import Progress
 

@@ -19,7 +19,8 @@ from gantune.driver import crew as crew_module
 from gantune.driver.keeping import BEST, LATEST, Keeping
 from gantune.errors import CheckpointError, RunError, SpecError
 from gantune.pace import BEST_SHARE, Pace
-from gantune.run import ENDED, Run
+from gantune.records import ENDED
+from gantune.run import Run
 from gantune.space import load_space
 from gantune.trial import BEST as TRIALS_BEST
 from gantune.trial import LATEST as TRIALS_LATEST

@@ -14,8 +14,9 @@ from gantune.driver import books as books_module
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
 from gantune.errors import RunError
+from gantune.records import ENDED
 from gantune.results import Row
-from gantune.run import ENDED, Run
+from gantune.run import Run
 from gantune.space import load_space, load_trial
 from gantune.trial import Progress
 

@@ -26,8 +26,9 @@ from gantune.driver.transplant import transplant
 from gantune.errors import AuditError, RunError, SpecError
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.mutation import mutable
+from gantune.records import ENDED, trial_record
 from gantune.replay import replay
-from gantune.run import ENDED, Run, trial_record
+from gantune.run import Run
 from gantune.schedules import linear
 from gantune.space import load_space, load_trial
 from gantune.trial import BEST, LATEST, Progress, _Trial, train_trial
@@ -284,8 +285,8 @@ def test_a_used_up_budget_ends_members_that_rest_too(search):
 def test_samples_of_another_are_not_counted_twice(search):
     search.deaths = {1: 200}
     books = search.carry(search.open())
-    assert sum(samples for samples, _ in books._trained.values()) == 4 * 300
-    assert sum(samples for samples, _ in search.open()._trained.values()) == 4 * 300
+    assert books._tally.meter.samples == 4 * 300
+    assert search.open()._tally.meter.samples == 4 * 300
 
 
 def test_the_study_hears_the_last_configuration_and_where_the_weights_come_from(search):

@@ -14,11 +14,12 @@ from PIL import Image
 from gantune.cli.main import main
 from gantune.domains import Branch, Choice, Uniform
 from gantune.errors import GantuneError
+from gantune.export.folder import REPORT
 from gantune.pictures import TARGET_WIDTH, cell_of, enough_of_a_moment, save_samples
 from gantune.report.collapse_map import Death, collapse_map
 from gantune.report.drawn import clear
 from gantune.report.figures import expected_best, ticks
-from gantune.report.page import FILE, page, write_report
+from gantune.report.page import page, write_report
 from gantune.run import Run
 from gantune.trial import BEST
 
@@ -276,17 +277,17 @@ def test_a_page_that_cannot_be_written_is_one_message(run, tmp_path):
 def test_the_command_writes_the_page_into_the_run(run, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gantune", "report", str(run.folder)])
     main()
-    assert (run.folder / FILE).stat().st_size > 1e6
-    assert str(run.folder / FILE) in capsys.readouterr().out
+    assert (run.folder / REPORT).stat().st_size > 1e6
+    assert str(run.folder / REPORT) in capsys.readouterr().out
 
 
 def test_an_export_has_the_report_of_its_search(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gantune", "best", str(run.folder), "--export", str(tmp_path / "winner")])
     main()
-    exported = (tmp_path / "winner" / FILE).read_text(encoding="utf-8")
+    exported = (tmp_path / "winner" / REPORT).read_text(encoding="utf-8")
     assert f"trial #{run.best().number}" in exported
-    assert FILE in capsys.readouterr().out
-    assert f"| `{FILE}` |" in (tmp_path / "winner" / "README.md").read_text(encoding="utf-8")
+    assert REPORT in capsys.readouterr().out
+    assert f"| `{REPORT}` |" in (tmp_path / "winner" / "README.md").read_text(encoding="utf-8")
 
 
 # In a browser
@@ -307,7 +308,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def written(run, text, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / FILE
+    path = tmp_path_factory.mktemp("page") / REPORT
     path.write_text(text, encoding="utf-8")
     return path
 

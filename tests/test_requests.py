@@ -19,8 +19,9 @@ from gantune.driver.schedulers import Halving, Remembering
 from gantune.driver.screen import Screen
 from gantune.driver.study import Study
 from gantune.errors import RunError
+from gantune.records import ENDED
 from gantune.requests import Requests, check_open
-from gantune.run import ENDED, Run
+from gantune.run import Run
 from gantune.space import load_space
 from gantune.trial import Progress
 

@@ -22,8 +22,9 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.schedulers import build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.study import Study
+from gantune.records import ENDED
 from gantune.requests import Requests
-from gantune.run import ENDED, Run
+from gantune.run import Run
 from gantune.screen import overview
 from gantune.space import load_space
 from gantune.trial import Progress

@@ -8,8 +8,9 @@ import pytest
 
 from gantune.config import BudgetConfig, ResourcesConfig, SearchConfig
 from gantune.errors import NoSurvivorError, RunError
+from gantune.records import trial_record
 from gantune.results import Row
-from gantune.run import Run, trial_record
+from gantune.run import Run
 from gantune.space import load_space
 
 SPACE = """

@@ -26,7 +26,8 @@ from PIL import Image
 from test_trackers import scalars
 
 from gantune.export.snippets import HOLDS
-from gantune.run import ENDED, Run
+from gantune.records import ENDED
+from gantune.run import Run
 
 SPACE = """
 version: 1

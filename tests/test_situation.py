@@ -82,7 +82,7 @@ def test_rows_that_come_again_change_nothing(made):
         tally = Tally()
         for row in rows:
             tally.hear(row)
-        return tally.situation(outline, clock=tally.clock, out=tally.running(), confirming=False)
+        return tally.situation(outline, clock=tally.meter.clock, out=tally.running(), confirming=False)
 
     stream = random.Random(0)
     again = [row for at, row in enumerate(rows) for row in (row, stream.choice(rows[: at + 1]))]

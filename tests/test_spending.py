@@ -26,6 +26,21 @@ def test_a_repeat_under_a_fresh_seed_costs_what_it_costs(tmp_path):
     assert spending(run, [*rows, replace(last, repeat=1)]).samples == spending(run, rows).samples + last.samples_seen
 
 
+def test_the_samples_that_weights_taken_over_have_seen_are_the_donors(tmp_path):
+    run = make_run(tmp_path, trials=3, running=0, weights=False)
+    rows = run.results.rows()
+    last = next(row for row in reversed(rows) if row.trial == 1)
+    taken = replace(last, trial=9, samples_seen=5000, cause="takes over #1 at 5,000 samples: nothing changed")
+    trained = replace(taken, cause="", samples_seen=6000)
+    assert spending(run, [*rows, taken, trained]).samples == spending(run, rows).samples + 1000
+
+
+def test_a_row_that_comes_again_costs_nothing(tmp_path):
+    run = make_run(tmp_path, trials=3, running=0, weights=False)
+    rows = run.results.rows()
+    assert spending(run, [*rows, *rows]) == spending(run, rows)
+
+
 def test_hours_have_the_price_that_the_budget_names(tmp_path):
     space = {**SPACE, "budget": {**SPACE["budget"], "price_per_hour": 2.5}}
     run = make_run(tmp_path, trials=3, space=space, weights=False)

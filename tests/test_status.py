@@ -134,6 +134,14 @@ def test_every_run_is_listed_and_a_broken_one_hides_no_other(run):
     assert "broken: " in text
 
 
+def test_a_confirmed_run_is_listed_by_its_trials_not_by_its_finalists(tmp_path):
+    run = make_run(tmp_path, trials=8, running=0, weights=False, repeats=2)
+    (entry,) = json.loads(gantune("ls", "--runs", tmp_path, "--json"))
+    lowest = min((trial for trial in run.trials() if trial.survived), key=lambda trial: trial.best_score)
+    assert entry["done"] == 8
+    assert entry["best"] == {"trial": lowest.number, "repeat": 0, "score": lowest.best_score}
+
+
 def test_no_runs_are_no_error(tmp_path):
     assert gantune("ls", "--runs", tmp_path) == ""
     assert json.loads(gantune("ls", "--runs", tmp_path, "--json")) == []

@@ -26,8 +26,9 @@ from gantune.driver.workplace import workplace
 from gantune.errors import RunError, SpecError, StorageError
 from gantune.lease import FILE, STALE_SECONDS, Holder, Lease
 from gantune.manifest import FORMAT, SECTIONS
+from gantune.records import ENDED
 from gantune.requests import Requests, check_open
-from gantune.run import ENDED, Run
+from gantune.run import Run
 from gantune.space import load_space, load_trial
 from gantune.storage import AwayError, Patience, Place
 from gantune.trial import BEST, LATEST, Progress

@@ -26,11 +26,12 @@ def command(run: str | None, runs: options.Runs, out: Path | None, show: bool) -
     gantune report
     gantune report dcgan --out dcgan.html --open
     """
-    from gantune.report.page import FILE, write_report
+    from gantune.export.folder import REPORT
+    from gantune.report.page import write_report
     from gantune.run import Run
 
     opened = Run.open(run, runs)
-    path = out or (opened.folder / FILE if opened.place is None else Path(f"{opened.name}.html"))
+    path = out or (opened.folder / REPORT if opened.place is None else Path(f"{opened.name}.html"))
     write_report(opened, path, lambda text: click.echo(text, err=True))
     click.echo(f"{path}: {path.stat().st_size / 2**20:.1f} MB")
     if show:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gantune.config import Scalar
-from gantune.run import TrialRecord
+from gantune.records import TrialRecord
 from gantune.winner import Winner, differences
 from gantune.winner import pareto as pareto_of
 

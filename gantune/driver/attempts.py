@@ -1,11 +1,11 @@
 """How a trial has been tried so far: what its configuration does not say, and a later session must know."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gantune.errors import RunError
+from gantune.whole import whole
 
 FILE = "attempts.json"
 
@@ -31,9 +31,8 @@ def read_attempts(folder: Path) -> Attempts:
 
 def write_attempts(folder: Path, attempts: Attempts) -> None:
     """Keep it, whole or not at all. Raises RunError where it cannot be written."""
-    partial = folder / f".{FILE}.partial"
     try:
-        partial.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
-        os.replace(partial, folder / FILE)
+        with whole(folder / FILE) as partial:
+            partial.write_text(json.dumps(asdict(attempts)), encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder / FILE}: cannot be written: {error.strerror or error}; nothing is lost") from error

@@ -16,8 +16,9 @@ from gantune.driver.attempts import Attempts, read_attempts, write_attempts
 from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
+from gantune.records import RESTS
 from gantune.results import Row
-from gantune.run import RESTS, Run
+from gantune.run import Run
 from gantune.situation import Key, Limit, Outline, Situation, Tally
 from gantune.space import SearchSpace
 from gantune.trial import Progress
@@ -48,11 +49,9 @@ class Books:
         self._gpus = run.resources().get("gpus_per_trial", 1.0) if gpus == "auto" else 1.0 if gpus is None else gpus
         self._started = time.monotonic()
         self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
-        self._trained: dict[tuple[int, int], tuple[int, float]] = {}  # samples and seconds, by trial and repeat
         self._tally = Tally()
         self._outline: Outline | None = None
         for row in rows:
-            self._count(row)
             self._tally.hear(row)
         self._spent_before = {name: spent for name, spent, _ in self._limits()}
         self._failures: list[str] = []
@@ -172,7 +171,7 @@ class Books:
 
     def samples_seen(self, trial: int) -> int:
         """How far a trial of the search has reported."""
-        return self._trained.get((trial, 0), (0, 0.0))[0]
+        return self._tally.meter.seen(trial)
 
     def withdraw(self, number: int, cause: str) -> Row:
         """End a trial that waits to be continued."""
@@ -208,11 +207,10 @@ class Books:
     def _limits(self) -> list[tuple[str, float, float]]:
         """Every budget that is set: its name, what all sessions have spent of it, and all of it."""
         budget, hours = self._budget, self.seconds() / 3600
-        samples = sum(samples for samples, _ in self._trained.values())
-        # GPUs are not in the rows: earlier sessions count at this session's share of them
-        gpu_hours = sum(seconds for _, seconds in self._trained.values()) * self._gpus / 3600
+        meter = self._tally.meter
+        gpu_hours = meter.trial_hours * self._gpus  # GPUs are not in the rows: earlier sessions count at this one's
         limits = [
-            ("samples", samples, budget.samples),
+            ("samples", meter.samples, budget.samples),
             ("hours", hours, budget.hours),
             ("gpu_hours", gpu_hours, budget.gpu_hours),
             ("cost", hours * (budget.price_per_hour or 0.0), budget.cost),
@@ -265,16 +263,11 @@ class Books:
         return proposal
 
     def _write(self, row: Row) -> None:
-        """Add a row to the results, and what it tells of spending to the books; `watch` hears whether it is news."""
-        before, _ = self._trained.get((row.trial, row.repeat), (0, 0.0))
+        """Add a row to the results, and to the picture of the search; `watch` hears whether it is news."""
+        before = self._tally.meter.seen(row.trial, row.repeat)
         self._run.results.append(row)
-        self._count(row)
         self._tally.hear(row)
         self.watch(row, row.samples_seen > before)
-
-    def _count(self, row: Row) -> None:
-        samples, seconds = self._trained.get((row.trial, row.repeat), (0, 0.0))
-        self._trained[row.trial, row.repeat] = max(samples, row.samples_seen), max(seconds, row.trial_seconds)
 
     def _close(self, number: int, state: str) -> None:
         """An open proposal has ended."""

@@ -5,8 +5,9 @@ from dataclasses import replace
 from gantune.config import derive_seed
 from gantune.driver.books import NOTHING, Best, Books
 from gantune.driver.study import Proposal
+from gantune.records import ENDED
 from gantune.results import Row
-from gantune.run import ENDED, Run
+from gantune.run import Run
 from gantune.space import SearchSpace, load_trial
 from gantune.trial import Progress
 

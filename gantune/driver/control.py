@@ -6,9 +6,9 @@ from typing import Any
 from gantune.driver.books import Books
 from gantune.driver.schedulers import Remembering
 from gantune.driver.screen import Screen
+from gantune.records import ENDED
 from gantune.requests import Request, Requests
 from gantune.results import Row
-from gantune.run import ENDED
 
 SECONDS_BETWEEN = 0.3  # looks into the folder
 PERSON = "a person"

@@ -15,8 +15,9 @@ from gantune.driver.confirmation import Confirmation
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
+from gantune.records import ENDED, RESTS
 from gantune.results import Row
-from gantune.run import ENDED, RESTS, Run
+from gantune.run import Run
 from gantune.situation import Key
 from gantune.space import SearchSpace
 
@@ -106,7 +107,6 @@ class _Shared(Books):
             if _key(row) not in self._heard:
                 self._heard.add(_key(row))
                 self._seconds_before += max(0.0, row.run_seconds - self.seconds())
-                self._count(row)
                 self._tally.hear(row)
                 self._take_in(row)
 

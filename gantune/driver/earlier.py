@@ -11,8 +11,9 @@ from gantune.domains import Branch
 from gantune.driver.auto import sampler_of
 from gantune.driver.study import Known, Study
 from gantune.objectives import TIMED
+from gantune.records import RESTS, trial_record
 from gantune.results import Row
-from gantune.run import RESTS, Run, trial_record
+from gantune.run import Run
 from gantune.sections import CONSTRAINT_METRICS
 from gantune.space import SearchSpace
 

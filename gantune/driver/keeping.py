@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gantune.config import Pb2, Pbt
-from gantune.run import ENDED, Run, TrialRecord
+from gantune.records import ENDED, TrialRecord
+from gantune.run import Run
 from gantune.space import SearchSpace
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"  # as trial.py writes them; it needs torch

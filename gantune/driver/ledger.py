@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from gantune.driver.books import NOTHING, Best, Books
 from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
+from gantune.records import ENDED, RESTS
 from gantune.results import Row
-from gantune.run import ENDED, RESTS, Run
+from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress
 

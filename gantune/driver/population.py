@@ -20,8 +20,9 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.study import Proposal, Study
 from gantune.driver.transplant import moved, transplant
 from gantune.plugins import shown
+from gantune.records import ENDED
 from gantune.results import TAKES_OVER, Row
-from gantune.run import ENDED, Run
+from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trial import Progress, meets
 
@@ -30,13 +31,12 @@ class Population(Ledger):
     """Books of a search whose trials are the members of a population."""
 
     def __init__(self, run: Run, space: SearchSpace, study: Study) -> None:
-        self._reached: dict[int, int] = {}  # samples seen by each member's weights
         super().__init__(run, space, study)
         assert isinstance(space.search.scheduler, Pbt | Pb2)
         self._space = space
         self._quantile = space.search.scheduler.quantile
         self._baseline = None if space.baseline is None else 0
-        self._samples_before = self._samples()
+        self._samples_before = self._tally.meter.samples
         self._configs = {proposal.number: proposal.config for proposal in self._waiting}
         self._waiting = []
         self._numbers = {*self._configs, *self._last}
@@ -61,23 +61,10 @@ class Population(Ledger):
 
     def seconds_left(self) -> float | None:
         """A guess from the samples that this session has trained."""
-        here, whole = self._samples() - self._samples_before, self.asked * self._budget.samples_per_trial
+        here, whole = self._tally.meter.samples - self._samples_before, self.asked * self._budget.samples_per_trial
         if here <= 0:
             return None
-        return (self.seconds() - self._seconds_before) / here * max(0, whole - self._samples())
-
-    def _samples(self) -> int:
-        return sum(samples for samples, _ in self._trained.values())
-
-    def _count(self, row: Row) -> None:
-        """What a member trained itself; the samples that another's weights have seen are the other's."""
-        if row.repeat:
-            return super()._count(row)
-        samples, seconds = self._trained.get((row.trial, 0), (0, 0.0))
-        own = max(0, row.samples_seen - self._reached.get(row.trial, 0)) if row.donor is None else 0
-        self._trained[row.trial, 0] = samples + own, max(seconds, row.trial_seconds)
-        self._reached[row.trial] = row.samples_seen
-        return None
+        return (self.seconds() - self._seconds_before) / here * max(0, whole - self._tally.meter.samples)
 
     def rests(self, samples_seen: int) -> bool:
         """Whether a member of so many samples waits for the generation's end."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -40,6 +39,7 @@ from gantune.requests import Requests
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.trainer import choose_device
+from gantune.whole import whole
 
 BROKEN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 MOST_RESTARTS = 10  # of a Ray that ends under one search
@@ -240,9 +240,8 @@ def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) ->
     """The run's own copy of the yardstick, made at its beginning and the same ever after."""
     if not run.reference_path.exists():
         prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
-        partial = run.reference_path.with_suffix(".partial")
-        shutil.copyfile(prepared, partial)
-        os.replace(partial, run.reference_path)
+        with whole(run.reference_path) as partial:
+            shutil.copyfile(prepared, partial)
         run.files.send_once(run.reference_path)
     reference = load_reference(run.reference_path)
     check_reference(images, space.objective, reference)

@@ -1,7 +1,6 @@
 """A folder to take away: weights, programs that need no gantune, a script, a picture, and what is known of it all."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from gantune.checkpoint import write_checkpoint
 from gantune.errors import GantuneError
 from gantune.export import alone
 from gantune.export.card import model_card
-from gantune.export.generator import WEIGHTS, Generator, load_generator
+from gantune.export.generator import WEIGHTS, load_generator
 from gantune.export.programs import Program, UnfitError, onnx_program, torch_program
+from gantune.whole import whole
 from gantune.winner import Winner
 from gantune.writing import dump
 
@@ -43,7 +43,8 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report:
     files = [WEIGHTS, CONFIG]
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _save_picture(generator, folder)
+        with whole(folder / PICTURE) as partial:
+            generator.save_picture(partial)
         write_checkpoint(folder / WEIGHTS, "generator", generator.net.state_dict(), generator.meta)
         _put(folder / CONFIG, dump(generator.meta["config"]).encode())
         differences: dict[str, float] = {}
@@ -75,28 +76,9 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report:
     return found
 
 
-def _save_picture(generator: Generator, folder: Path) -> None:
-    partial = folder / ".partial.png"
-    try:
-        generator.save_picture(partial)
-        os.replace(partial, folder / PICTURE)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
 def _put(path: Path, content: bytes) -> None:
-    """A file under its name once it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with whole(path) as partial:
+        partial.write_bytes(content)
 
 
 @contextlib.contextmanager

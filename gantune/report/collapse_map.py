@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gantune.config import Scalar
 from gantune.domains import Branch, Choice, Domain, Uniform
 from gantune.plugins import shown
-from gantune.run import TrialRecord
+from gantune.records import TrialRecord
 
 BINS = 5  # of a range
 

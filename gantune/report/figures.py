@@ -10,10 +10,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from gantune.curve import Step
 from gantune.driver.certificate import Rung
+from gantune.records import TrialRecord
 from gantune.report.collapse_map import Death
 from gantune.results import Row
-from gantune.run import TrialRecord
 
 COLOURS = {
     "finished": "#2f7ed8",
@@ -84,20 +85,17 @@ def expected_best(scores: Sequence[float]) -> list[float]:
     ]
 
 
-def progress(rows: Sequence[Row], trials: Sequence[TrialRecord], name: str, baseline: TrialRecord | None) -> go.Figure:
-    """The best so far against samples trained on by all trials, and what a random order would be expected to find."""
-    spent: dict[tuple[int, int], int] = {}
-    steps: list[tuple[int, float, str]] = []
-    for row in rows:
-        spent[row.trial, row.repeat] = max(spent.get((row.trial, row.repeat), 0), row.samples_seen)
-        lower = row.best_score is not None and (not steps or row.best_score < steps[-1][1])
-        if lower and not row.repeat and row.state not in ("collapsed", "failed"):
-            told = f"#{row.trial}, after {row.run_seconds / 60:.1f} min"
-            steps.append((sum(spent.values()), row.best_score or 0.0, told))
+def progress(
+    steps: Sequence[Step], everything: int, trials: Sequence[TrialRecord], name: str, baseline: TrialRecord | None
+) -> go.Figure:
+    """The best so far against samples trained on by all trials, and what a random order would be expected to find.
+
+    everything: samples that the whole run trained on.
+    """
     made = figure(xaxis=SAMPLES_AXIS, xaxis_title="real samples trained on, all trials together", yaxis_title=name)
-    everything = sum(spent.values())
     if steps:
-        seen, scores, names = zip(*steps, (everything, steps[-1][1], "the end"), strict=True)
+        told = [(step.samples, step.score, f"#{step.trial}, after {step.hours * 60:.1f} min") for step in steps]
+        seen, scores, names = zip(*told, (everything, steps[-1].score, "the end"), strict=True)
         hover = "%{y:.4g}<br>%{text}<extra>best so far</extra>"
         line = {"color": WINNER, "width": 2.5, "shape": "hv"}
         made.add_scatter(
@@ -124,7 +122,7 @@ def progress(rows: Sequence[Row], trials: Sequence[TrialRecord], name: str, base
             name=f"baseline, {baseline.best_score:.4g}",
             hoverinfo="skip",
         )
-    return _scores_up(made, [score for _, score, _ in steps] + ends)
+    return _scores_up(made, [step.score for step in steps] + ends)
 
 
 def curves(

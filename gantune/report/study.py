@@ -20,8 +20,8 @@ from plotly.colors import sample_colorscale
 from gantune.domains import Branch, Choice, Domain, Uniform
 from gantune.driver.earlier import MisfitError, fitting
 from gantune.driver.samplers import distribution_of
+from gantune.records import TrialRecord
 from gantune.report.figures import FROM_BAD_TO_GOOD, FROM_EARLY_TO_LATE, ticks
-from gantune.run import TrialRecord
 from gantune.space import SearchSpace
 
 FEWEST = 8  # trials with a score, below which nothing is said of importances

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gantune.run import ENDED, Run
+from gantune.records import ENDED
+from gantune.run import Run
 
 from .hosts import Lab, missing
 

@@ -7,7 +7,8 @@ import sys
 
 import yaml
 
-from gantune.run import ENDED, Run
+from gantune.records import ENDED
+from gantune.run import Run
 
 from .hosts import children
 from .test_onprem import HEAD, ROOT, SPACE, WORKERS, lab, note, pytestmark, reports, wait  # noqa: F401
