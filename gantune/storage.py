@@ -308,7 +308,7 @@ def _open(parts: SplitResult) -> tuple[Any, str]:
             request_timeout=60,
             connect_timeout=10,
             allow_delayed_open=True,  # a small file is one request then
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=10),
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
         )
         return system, f"{parts.netloc}{parts.path}"
     try:

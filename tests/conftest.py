@@ -1,7 +1,10 @@
 import os
+import sys
 
 import pytest
 import torch
+
+from gantune.cli.main import main
 
 torch.set_num_threads(1)
 
@@ -16,3 +19,22 @@ def _own_cache(tmp_path_factory):
         del os.environ["GANTUNE_CACHE"]
     else:
         os.environ["GANTUNE_CACHE"] = before
+
+
+@pytest.fixture
+def gantune(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder and gives its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gantune", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.out + shown.err
+        return code, shown.out, shown.err
+
+    return run

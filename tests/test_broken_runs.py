@@ -3,13 +3,11 @@
 import json
 import re
 import shutil
-import sys
 
 import pytest
 from made_runs import make_run
 
 from gantune.api import open_run, prepare_again
-from gantune.cli.main import main
 
 READING = {
     "best": ["best", "RUN"],
@@ -34,23 +32,13 @@ def made(tmp_path_factory):
 def runs(made, tmp_path):
     """Two runs, one of them to be broken."""
     for name in ("whole", "broken"):
-        shutil.copytree(made.folder, tmp_path / name)
-    return tmp_path
+        shutil.copytree(made.folder, tmp_path / "runs" / name)
+    return tmp_path / "runs"
 
 
 @pytest.fixture
-def gantune(monkeypatch, capsys, runs):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gantune", *arguments, "--runs", str(runs)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err.strip()
-
-    return run
+def gantune(gantune, runs):
+    return lambda *arguments: gantune(*arguments, "--runs", runs)
 
 
 def asked(verb, name):
@@ -178,7 +166,7 @@ def test_what_a_replay_needs_is_named_where_it_is_gone(runs, gantune, name):
     (runs / "broken" / name).unlink()
     code, _, err = gantune("replay", "1", "broken")
     assert code == 1
-    assert err == f"{runs}/broken/{name}: is gone, and no trial can be trained again without it; restore it"
+    assert err == f"{runs}/broken/{name}: is gone, and no trial can be trained again without it; restore it\n"
 
 
 def test_no_runs_at_all_say_how_to_begin(runs, gantune):
@@ -187,4 +175,4 @@ def test_no_runs_at_all_say_how_to_begin(runs, gantune):
     for verb in ("best", "status", "resume", "stop"):
         code, _, err = gantune(verb)
         assert code == 1
-        assert err == f"there are no runs in {runs}/; start one with: gantune search SPACE.yaml"
+        assert err == f"there are no runs in {runs}/; start one with: gantune search SPACE.yaml\n"

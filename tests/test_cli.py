@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from gantune import __version__, export
-from gantune.cli.main import VERBS, cli, main
+from gantune.cli.main import VERBS, cli
 from gantune.errors import GantuneError, SpecError
 from gantune.manifest import FORMAT, SECTIONS
 from gantune.space import load_space
@@ -19,25 +19,6 @@ DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
 BROKEN = "version: 1\nspace:\n  architecture: mlp\n  loss: hing\n  optimizer: adam\n  lr_g: 2..1\n"
 CONFLICTING = "version: 1\nspace:\n  architecture: dcgan\n  loss: wgan_gp\n  optimizer: adam\n  lr_g: 1e-4\n"
 HEAVY = ("torch", "torchvision", "ray", "optuna", "sklearn", "scipy")
-
-
-@pytest.fixture
-def gantune(monkeypatch, capsys, tmp_path):
-    """Runs the command in an empty folder and gives its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gantune", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.out + shown.err
-        return code, shown.out, shown.err
-
-    return run
 
 
 def python(text, folder):
