@@ -1,6 +1,6 @@
 """A run directory: what was searched, with which versions, what came out.
 
-runs/NAME/  space.yaml  manifest.json  study.journal  reference.safetensors  results/  trials/0007/  ray.log
+docs/runs.md names every file of it.
 """
 
 import json
