@@ -81,7 +81,8 @@ def resume(
 ) -> Run:
     """Carry on a run from its own directory; without `run`, the one last used.
 
-    overrides: what may differ from before, `budget`, `resources`, `confirm` and `keep`.
+    overrides: what may differ from before, `budget` but for `samples_per_trial` and `target`, `search.retries`,
+    `resources`, `confirm` and `keep`.
     """
     task = prepare_again(open_run(run, runs=runs), overrides)
     task.carry_on(address=address, storage=storage, progress=progress, track=track)

@@ -22,8 +22,8 @@ def command(
 ) -> None:
     """Carry on RUN from its own directory; no space file is needed.
 
-    --set takes what may differ from before: budget, resources, confirm, keep. RUN is a path or a name below --runs;
-    without it, the run last used.
+    --set takes what may differ from before: budget, but for samples_per_trial and target, search.retries, resources,
+    confirm, keep. RUN is a path or a name below --runs; without it, the run last used.
 
     \b
     gantune resume
