@@ -136,8 +136,8 @@ def examine(machine: Machine) -> list[Finding]:
         Finding(
             state="ok",
             what="completion",
-            found="of verbs and options, by your shell",
-            remedy='in ~/.bashrc: eval "$(_GANTUNE_COMPLETE=bash_source gantune)"; likewise zsh_source, fish_source',
+            found="of verbs, options and runs, by your shell",
+            remedy='in ~/.bashrc: eval "$(gantune completion bash)"; likewise zsh, fish',
         ),
     ]
 

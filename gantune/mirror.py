@@ -258,11 +258,6 @@ def land(path: Path, content: bytes, there: Stored | None) -> None:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _taken(name: str) -> bool:
-    """Whether a driver begins with this file as it is there."""
-    return name == REFERENCE or (not name.startswith(f"{BOARD}/") and not name.endswith((*HEAVY, LOG, LEASE)))
-
-
 def _same(path: Path, there: Stored) -> bool:
     """Whether a file that never changes is the one there. Others are always taken for different."""
     if path.suffix not in (".parquet", ".png", ".safetensors"):

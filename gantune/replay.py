@@ -32,17 +32,18 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     """The reports of a trial, trained in `folder` as far as it came in its run.
 
     The same on one kind of machine, device and count of threads, which is the run's own; what takes time is never the
-    same, and is left out. Raises RunError where there
-    is no such trial, or nothing to compare with; DataError where the data are no longer the same.
+    same, and is left out. One that went on in smaller chunks is trained in those that it began with. Raises RunError
+    where there is no such trial, or nothing to compare with; DataError where the data are no longer the same.
     """
     recorded = _reports(run, number, repeat)
     config = load_trial(_fetched(run, run.trial_folder(number, repeat) / "config.yaml"))
     images, reference = open_data(config.data), load_reference(_fetched(run, run.reference_path))
     check_reference(images, config.objective, reference)
+    chunks = int(next(iter(recorded.values())).metrics.get("micro_batches", 1))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(run.resources().get("cpus_per_trial", 1))))
     try:
-        for progress in train_trial(config, images, reference, folder, device):
+        for progress in train_trial(config, images, reference, folder, device, micro_batches=chunks):
             yield _compared(recorded.pop(progress.samples_seen, None), progress)
             if not recorded:
                 return

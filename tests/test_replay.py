@@ -24,7 +24,7 @@ name: tiny
 data: {dataset: digits, size: 8}
 objective: {samples: {report: 256, final: 300}, reports: 3}
 collapse: {enabled: false}
-budget: {trials: 2, samples_per_trial: 300}
+budget: {trials: 3, samples_per_trial: 300}
 space:
   architecture: {mlp: {hidden: 8, depth: 1, z_dim: 4}}
   loss: hinge
@@ -33,11 +33,12 @@ space:
   batch_size: 16
 """
 STOPPED = 1  # the trial that a scheduler stopped at its second report
+CHUNKED = 2  # the one that memory could not hold otherwise
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of two trials, driven without Ray."""
+    """A run of three trials, driven without Ray."""
     folder = tmp_path_factory.mktemp("replay")
     (folder / "tiny.yaml").write_text(SPACE)
     space = load_space(folder / "tiny.yaml")
@@ -53,7 +54,9 @@ def finished(tmp_path_factory):
     torch.set_num_threads(1)
     while (proposal := ledger.next()) is not None:
         at = ledger.folder(proposal.number)
-        for count, progress in enumerate(train_trial(proposal.config, images, reference, at, torch.device("cpu")), 1):
+        chunks = 2 if proposal.number == CHUNKED else 1
+        reports = train_trial(proposal.config, images, reference, at, torch.device("cpu"), micro_batches=chunks)
+        for count, progress in enumerate(reports, 1):
             stopped = proposal.number == STOPPED and count == 2
             of_machine = {"gpu_utilization": 0.7, "gpu_memory": 0.2}  # as a worker adds; never the same again
             progress = dataclasses.replace(progress, metrics={**progress.metrics, **of_machine})
@@ -75,7 +78,7 @@ def replayed(*arguments):
     return CliRunner().invoke(command, [*map(str, arguments), "--device", "cpu"])
 
 
-@pytest.mark.parametrize(("trial", "reports"), [(0, 3), (STOPPED, 2)])
+@pytest.mark.parametrize(("trial", "reports"), [(0, 3), (STOPPED, 2), (CHUNKED, 3)])
 def test_a_trial_trained_again_gives_the_recorded_numbers_to_the_last_bit(finished, trial, reports):
     threads = torch.get_num_threads()
     found = replayed(trial, finished.folder)
@@ -130,7 +133,7 @@ def test_a_replay_leaves_the_run_alone_and_keeps_checkpoints_where_it_is_told(co
 def test_a_trial_that_is_not_there_is_an_error_that_says_which_are(finished):
     found = replayed(7, finished.folder)
     assert isinstance(found.exception, GantuneError)
-    assert "no trial 7 has reported; it has #0 to #1" in str(found.exception)
+    assert "no trial 7 has reported; it has #0 to #2" in str(found.exception)
     found = replayed("0.1", finished.folder)
     assert "no trial 0.1 has reported; it has none" in str(found.exception)
 
