@@ -4,10 +4,10 @@ import contextlib
 import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import ray
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gantune.audit import audit_space
@@ -62,13 +62,7 @@ def search(
     Raises SpecError, RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
     """
     track = check_trackers(track)
-    database = None if storage is None else Database(url=storage)
-    if database is not None:
-        if isinstance(space.search.scheduler, Pbt | Pb2):
-            raise SpecError("--storage: a population has one driver, who decides who takes over whom; leave it out")
-        if run.place is not None:
-            raise SpecError(f"--storage: drivers of one run need locks on files, which {run.place} has not; use a disk")
-        database.check()
+    database = _database(storage, space, run)
     with contextlib.ExitStack() as stack:
         stack.callback(screen.close)
         alone = not run.driven()
@@ -81,90 +75,156 @@ def search(
             requests.begin()
         stack.enter_context(_disk_of(run))
         images = open_data(space.data, screen.passing)
-        agreed: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if crew is None else crew.together
-        with agreed:
+        with _together(crew):
             continued, place = _begin(run, space, crew, database)
             reference = _reference(space, run, images, screen)
-            noise_score = reference.noise_scores[space.objective.metric]
-            study = Study(place, space, noise_score, run.files.study_changed)
+            study = Study(place, space, reference.noise_scores[space.objective.metric], run.files.study_changed)
             for other in earlier:
                 screen.say(take_over(other, run, space, study))
             ledger = _books(run, space, study, crew)
         trackers = stack.enter_context(Trackers(run, track, screen.say))
-        ledger.watch = trackers.note
         _let_go(ledger.keeping, screen)
         if continued:
             screen.say(f"continuing {run.shown}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
-        seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
-        screen.say(
-            f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
-            f"score {reference.named(space.objective.metric)}, lower is better "
-            f"(uniform noise scores {noise_score:.4g}{seen})"
-        )
-        for name in space.objective.others:
-            screen.say(f"also {name}, {direction_of(name)} is better")
-        control = Control(requests, ledger, screen)
+        _tell_of(space, images, reference, screen)
+        session = _Session(space, run, images, screen, requests, crew, address, trackers, stack)
+        return session.search(ledger) and session.confirm()
+
+
+@dataclass
+class _Session:
+    """What a search of trials and the confirmation of its finalists have in common."""
+
+    space: SearchSpace
+    run: Run
+    images: DataSet
+    screen: Screen
+    requests: Requests
+    crew: Crew | None
+    address: str | None
+    trackers: Trackers
+    stack: contextlib.ExitStack
+    idle: bool = False  # there was nothing left to search
+
+    def search(self, ledger: Ledger) -> bool:
+        """Train trials until all that was asked for is tried or spent; False where a person stopped it.
+
+        Raises RunError where it does not come to that.
+        """
+        ledger.watch = self.trackers.note
+        control = Control(self.requests, ledger, self.screen)
         control.look()  # what was asked of a driver that did not live to do it
-        log = (run.folder if crew is None else crew.folder) / "ray.log"
-        share: Share | None = None
-        idle = ledger.complete() or bool(ledger.out_of_budget())
-        if not idle:
-            screen.passing("trying whether every parameter has an effect")
-            audit_space(space, images.shape)
-            screen.passing("starting Ray")
-            stack.enter_context(connected(log, address))
-            stack.push(trackers)  # they end before Ray does, which some of them need
-            with agreed:
-                share = settle(space, run, images, screen.say)
-            scheduler = _carry(
-                space, run, ledger, lambda: _schedule(space, ledger, requests), screen, control, share, images
-            )
+        self.idle = ledger.complete() or bool(ledger.out_of_budget())
+        if not self.idle:
+            self.screen.passing("trying whether every parameter has an effect")
+            audit_space(self.space, self.images.shape)
+            scheduler = self._carry(ledger, lambda: _schedule(self.space, ledger, self.requests), control)
             if scheduler is None:
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
-                screen.say(str(rung))
-        run.results.merge()
+                self.screen.say(str(rung))
+        self.run.results.merge()
         if ledger.stuck():
-            raise RunError(f"{run.shown}: stopped: {ledger.stuck()}")
-        if ledger.out_of_budget():
-            ledger.close(ledger.out_of_budget())
-            screen.say(f"search ended: {ledger.out_of_budget()}")
-        else:
-            if paused := ledger.resting:
-                ledger.retire()
-                screen.say(f"{paused - ledger.resting} paused trials end where they are, for better ones went on")
-            if not ledger.complete():
-                raise RunError(f"{run.shown}: Ray ended before all trials had; the same command continues")
+            raise RunError(f"{self.run.shown}: stopped: {ledger.stuck()}")
+        if spent := ledger.out_of_budget():
+            ledger.close(spent)
+            self.screen.say(f"search ended: {spent}")
+        elif paused := ledger.resting:
+            ledger.retire()
+            self.screen.say(f"{paused - ledger.resting} paused trials end where they are, for better ones went on")
+        if not spent and not ledger.complete():
+            raise RunError(f"{self.run.shown}: Ray ended before all trials had; the same command continues")
         ledger.settle()
-        _let_go(ledger.keeping, screen)
-        if ledger.used_up() and not ledger.out_of_budget():
-            screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
-        confirmation = Confirmation(run, space) if crew is None else SharedConfirmation(run, space, crew)
-        if confirmation.complete() or confirmation.out_of_budget():
-            if idle:
-                screen.say("it is finished; for more: gantune resume --set budget.trials=N, or more of what is used up")
-            with agreed:
-                run.note_end()
-            return True
-        screen.say(f"confirming: {confirmation.asked} runs of the finalists under fresh seeds")
-        if not ray.is_initialized():
-            stack.enter_context(connected(log, address))
-            stack.push(trackers)
-        confirmation.watch = trackers.note
-        with agreed:
-            share = share or settle(space, run, images, screen.say)
-        control = Control(requests, confirmation, screen)
-        if _carry(space, run, confirmation, FIFOScheduler, screen, control, share, images) is None:
-            return False
-        run.results.merge()
-        _let_go(confirmation.keeping, screen)
-        if confirmation.stuck():
-            raise RunError(f"{run.shown}: stopped: {confirmation.stuck()}")
-        if not confirmation.complete():
-            screen.say(f"not every finalist is confirmed: {confirmation.out_of_budget() or 'Ray ended before'}")
-        with agreed:
+        _let_go(ledger.keeping, self.screen)
+        if not spent and ledger.used_up():
+            self.screen.say(f"search ended: all {ledger.asked} configurations of the space have been tried")
+        return True
+
+    def confirm(self) -> bool:
+        """Train finalists under fresh seeds, where the space asks for it; False where a person stopped it.
+
+        Raises RunError where their runs fail.
+        """
+        run, space, crew = self.run, self.space, self.crew
+        books = Confirmation(run, space) if crew is None else SharedConfirmation(run, space, crew)
+        if books.complete() or books.out_of_budget():
+            if self.idle:
+                more = "gantune resume --set budget.trials=N, or more of what is used up"
+                self.screen.say(f"it is finished; for more: {more}")
+        else:
+            self.screen.say(f"confirming: {books.asked} runs of the finalists under fresh seeds")
+            books.watch = self.trackers.note
+            if self._carry(books, FIFOScheduler, Control(self.requests, books, self.screen)) is None:
+                return False
+            run.results.merge()
+            _let_go(books.keeping, self.screen)
+            if books.stuck():
+                raise RunError(f"{run.shown}: stopped: {books.stuck()}")
+            if not books.complete():
+                why = books.out_of_budget() or "Ray ended before"
+                self.screen.say(f"not every finalist is confirmed: {why}")
+        with _together(crew):
             run.note_end()
         return True
+
+    @cached_property
+    def _share(self) -> Share:
+        """What a trial occupies. Ray is there from here on."""
+        self.screen.passing("starting Ray")
+        log = (self.run.folder if self.crew is None else self.crew.folder) / "ray.log"
+        self.stack.enter_context(connected(log, self.address))
+        self.stack.push(self.trackers)  # they end before Ray does, which some of them need
+        with _together(self.crew):
+            return settle(self.space, self.run, self.images, self.screen.say)
+
+    def _carry(self, books: Books, schedule: Callable[[], TrialScheduler], control: Control) -> TrialScheduler | None:
+        """Train what books ask for, starting a Ray of our own again that ends; None where a person stopped it."""
+        space, run, screen, share = self.space, self.run, self.screen, self._share
+        for restarts in range(MOST_RESTARTS + 1):
+            try:
+                scheduler = schedule()
+                done = carry(space, run, books, scheduler, screen, control, share, self.images)
+                return scheduler if done else None
+            except RayGoneError as error:
+                books.recall()
+                if restarts == MOST_RESTARTS:
+                    raise RunError(f"{error}; it did so {restarts + 1} times; the same command continues") from error
+                screen.say(
+                    "Ray ended unexpectedly; it is started again, and what was out continues from its last report"
+                )
+                start_again()
+        return None
+
+
+def _database(storage: str | None, space: SearchSpace, run: Run) -> Database | None:
+    """Where the study lies, if not beside the results. Raises SpecError where it cannot be used."""
+    if storage is None:
+        return None
+    if isinstance(space.search.scheduler, Pbt | Pb2):
+        raise SpecError("--storage: a population has one driver, who decides who takes over whom; leave it out")
+    if run.place is not None:
+        raise SpecError(f"--storage: drivers of one run need locks on files, which {run.place} has not; use a disk")
+    database = Database(url=storage)
+    database.check()
+    return database
+
+
+def _together(crew: Crew | None) -> contextlib.AbstractContextManager[object]:
+    """While other drivers of the run wait."""
+    return contextlib.nullcontext() if crew is None else crew.together
+
+
+def _tell_of(space: SearchSpace, images: DataSet, reference: Reference, screen: Screen) -> None:
+    """Say what is trained on and how it is scored."""
+    metric = space.objective.metric
+    seen = "" if reference.accuracy is None else f"; its features know {reference.accuracy:.0%} of unseen ones"
+    screen.say(
+        f"{images.name}: {len(images.examples):,} examples, {images.shape}; "
+        f"score {reference.named(metric)}, lower is better "
+        f"(uniform noise scores {reference.noise_scores[metric]:.4g}{seen})"
+    )
+    for name in space.objective.others:
+        screen.say(f"also {name}, {direction_of(name)} is better")
 
 
 def _books(run: Run, space: SearchSpace, study: Study, crew: Crew | None) -> Ledger:
@@ -210,30 +270,6 @@ def _disk_of(run: Run) -> Iterator[None]:
         raise RunError(
             f"{where}: {error.strerror}; nothing is lost: mend the disk, and the same command continues"
         ) from error
-
-
-def _carry(
-    space: SearchSpace,
-    run: Run,
-    books: Books,
-    schedule: Callable[[], TrialScheduler],
-    screen: Screen,
-    control: Control,
-    share: Share,
-    images: DataSet,
-) -> TrialScheduler | None:
-    """Train what the books ask for, starting a Ray of our own again that ends; None where a person stopped it."""
-    for restarts in range(MOST_RESTARTS + 1):
-        try:
-            scheduler = schedule()
-            return scheduler if carry(space, run, books, scheduler, screen, control, share, images) else None
-        except RayGoneError as error:
-            books.recall()
-            if restarts == MOST_RESTARTS:
-                raise RunError(f"{error}; it did so {restarts + 1} times; the same command continues") from error
-            screen.say("Ray ended unexpectedly; it is started again, and what was out continues from its last report")
-            start_again()
-    return None
 
 
 def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:
