@@ -9,7 +9,7 @@ from typing import Any
 from gantune.driver.screen import Screen
 from gantune.driver.search import search as drive
 from gantune.errors import SpecError
-from gantune.export import Exported, Generator, export, open_generator
+from gantune.export import Exported, Generator, open_generator
 from gantune.run import Run
 from gantune.space import NAME, SearchSpace, load_space
 from gantune.storage import Place, is_uri
@@ -150,10 +150,12 @@ def export_best(
     trial: int | None = None,
     runs: Folder = "runs",
 ) -> Exported:
-    """Write a run's best generator into a folder, as `gantune best --export` does: weights, programs, script, card.
+    """Write a run's best generator into a folder, with all that `gantune best --export` puts there.
 
     metric: the best by another one that was measured. trial: this one instead. `.left_out` of what is returned says
     which files the network could not be written as, and why. Raises GantuneError.
     """
+    from gantune.report.page import export_with_report  # which takes its time to import
+
     winner = find_winner(open_run(run, runs=runs), by=metric, number=trial)
-    return export(winner.run.weights(winner.checkpoint), Path(folder), winner)
+    return export_with_report(winner, Path(folder))

@@ -157,6 +157,7 @@ def test_the_best_is_exported_as_the_command_does(tmp_path, monkeypatch):
         monkeypatch.setattr(folder, name, lambda generator: Program(b"a program", 0.0))
     run = make_run(tmp_path, trials=4, running=0)
     exported = gantune.export_best(tmp_path / "winner", run)
+    assert "report.html" in exported.files
     assert (exported.left_out, {path.name for path in (tmp_path / "winner").iterdir()}) == ({}, set(exported.files))
     assert "`gantune train` takes" in (tmp_path / "winner" / "README.md").read_text()
     drawn = gantune.generator(tmp_path / "winner").draw(5)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from made_runs import SPACE, make_run
-from test_cli import gantune  # noqa: F401
 
 from gantune.errors import SpecError
 from gantune.objectives import BETTER
@@ -130,13 +129,13 @@ def test_a_searchs_own_objectives_make_the_same_front_as_ever(tmp_path):
 # The command
 
 
-def shown(gantune, run, *arguments):  # noqa: F811
+def shown(gantune, run, *arguments):
     code, out, err = gantune("best", run.folder, *arguments)
     assert (code, err) == (0, "")
     return out
 
 
-def test_what_is_shown_by_default_fits_a_screen(gantune, made):  # noqa: F811
+def test_what_is_shown_by_default_fits_a_screen(gantune, made):
     lines = shown(gantune, made).splitlines()
     winner = find_winner(made)
     assert lines[0].startswith(f"{made.shown}: {COUNT} trials (")
@@ -147,7 +146,7 @@ def test_what_is_shown_by_default_fits_a_screen(gantune, made):  # noqa: F811
     assert not [line for line in lines if line.startswith(("behind it", "importances", "front"))]
 
 
-def test_those_behind_come_in_order_with_what_differs(gantune, plain):  # noqa: F811
+def test_those_behind_come_in_order_with_what_differs(gantune, plain):
     out = shown(gantune, plain, "--top", 2)
     first, second, third = find_winner(plain).ranked[:3]
     lines = out[out.index("behind it: 2 trials\n") :].splitlines()[1:3]
@@ -158,7 +157,7 @@ def test_those_behind_come_in_order_with_what_differs(gantune, plain):  # noqa: 
         assert (f" and {len(changed) - 4} more" in line) == (len(changed) > 4)
 
 
-def test_the_best_by_a_metric_is_shown_with_it(gantune, made):  # noqa: F811
+def test_the_best_by_a_metric_is_shown_with_it(gantune, made):
     number = find_winner(made, by="rank").trial.number
     out = shown(gantune, made, "--metric", "rank", "--top", 1, "--pareto")
     assert f"\nbest by rank: #{number} fid_classifier " in out
@@ -168,7 +167,7 @@ def test_the_best_by_a_metric_is_shown_with_it(gantune, made):  # noqa: F811
     assert (code, "no trial has `nothing`; measured are " in err) == (2, True)
 
 
-def test_a_trial_may_be_chosen_by_its_number(gantune, made):  # noqa: F811
+def test_a_trial_may_be_chosen_by_its_number(gantune, made):
     assert "\nchosen: #0 fid_classifier " in shown(gantune, made, "--trial", 0)
     assert "\nit is the baseline\n" in shown(gantune, made, "--trial", 0)
     code, _, err = gantune("best", made.folder, "--trial", 99)
@@ -176,7 +175,7 @@ def test_a_trial_may_be_chosen_by_its_number(gantune, made):  # noqa: F811
     assert gantune("best", made.folder, "--trial", 0, "--metric", "rank")[0] == 2
 
 
-def test_importances_are_computed_where_they_are_asked_for(gantune, plain):  # noqa: F811
+def test_importances_are_computed_where_they_are_asked_for(gantune, plain):
     out = shown(gantune, plain, "--importances")
     line = next(line for line in out.splitlines() if line.startswith("  everywhere: "))
     shares = [float(part.split()[-1]) for part in line.removeprefix("  everywhere: ").split(", ")]
@@ -184,7 +183,7 @@ def test_importances_are_computed_where_they_are_asked_for(gantune, plain):  # n
     assert sum(shares) == pytest.approx(1, abs=0.05)
 
 
-def test_the_same_stands_in_json(gantune, made):  # noqa: F811
+def test_the_same_stands_in_json(gantune, made):
     told = json.loads(shown(gantune, made, "--json", "--top", 3, "--pareto", "--metric", "rank"))
     winner = find_winner(made, by="rank")
     assert told["trial"] == winner.trial.number
@@ -197,7 +196,7 @@ def test_the_same_stands_in_json(gantune, made):  # noqa: F811
     assert (told["importances"], told["export"], told["files"], told["pushed"]) == (None, None, [], [])
 
 
-def test_json_tells_how_to_have_weights_back(gantune, tmp_path):  # noqa: F811
+def test_json_tells_how_to_have_weights_back(gantune, tmp_path):
     run = make_run(tmp_path, trials=4, running=0, weights=False)
     told = json.loads(shown(gantune, run, "--json"))
     assert "trains them again, into FOLDER/best.safetensors" in told["let_go"]
@@ -207,7 +206,7 @@ def test_json_tells_how_to_have_weights_back(gantune, tmp_path):  # noqa: F811
     assert not Path("winner").exists()
 
 
-def test_what_took_over_another_trials_weights_is_not_said_to_repeat(gantune, tmp_path):  # noqa: F811
+def test_what_took_over_another_trials_weights_is_not_said_to_repeat(gantune, tmp_path):
     run = make_run(tmp_path, trials=4, running=0)
     number = run.best().number
     rows = [row for row in run.results.rows() if row.trial == number]

@@ -102,13 +102,11 @@ def command(
 
 
 def _export(winner: Winner, folder: Path) -> "Exported":
-    weights = winner.run.weights(winner.checkpoint)
     if sys.stderr.isatty():
         click.echo(f"exporting #{winner.trial.number} to {folder}", err=True)
-    from gantune.export import export
-    from gantune.report.page import page
+    from gantune.report.page import export_with_report
 
-    exported = export(weights, folder, winner, page(winner.run))
+    exported = export_with_report(winner, folder)
     for reason in exported.left_out.values():
         click.echo(reason, err=True)
     return exported

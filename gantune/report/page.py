@@ -9,10 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from gantune.errors import GantuneError
+from gantune.export import Exported, export
 from gantune.report import parts
 from gantune.report.contents import Contents
 from gantune.run import Run
 from gantune.whole import whole
+from gantune.winner import Winner
 
 
 def write_report(run: Run, path: Path, say: Callable[[str], None] = lambda text: None) -> None:
@@ -23,6 +25,11 @@ def write_report(run: Run, path: Path, say: Callable[[str], None] = lambda text:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise GantuneError(f"{path}: cannot be written: {error.strerror or error}; use --out") from error
+
+
+def export_with_report(winner: Winner, folder: Path) -> Exported:
+    """Write a winner's folder with the page of its search in it. Raises GantuneError."""
+    return export(winner.run.weights(winner.checkpoint), folder, winner, page(winner.run))
 
 
 def page(run: Run, say: Callable[[str], None] = lambda text: None) -> str:
