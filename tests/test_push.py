@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from made_runs import make_run
-from test_cli import gantune  # noqa: F401
 
 from gantune.cli import best
 from gantune.errors import GantuneError, SpecError
@@ -46,7 +45,7 @@ def test_the_hub_wants_a_repositorys_name(target):
 
 @pytest.mark.parametrize("target", ["hf:me/digits", "mlflow", "wandb"])
 def test_a_package_that_is_missing_is_named_with_its_extra_before_anything_is_done(
-    gantune,  # noqa: F811
+    gantune,
     monkeypatch,
     winner,
     target,
@@ -136,7 +135,7 @@ def test_wandb_keeps_an_artifact_offline(monkeypatch, tmp_path, folder, winner):
     shutil.rmtree(kept.parent)
 
 
-def test_the_command_hands_on_what_it_exported_and_leaves_nothing_else(gantune, monkeypatch, winner):  # noqa: F811
+def test_the_command_hands_on_what_it_exported_and_leaves_nothing_else(gantune, monkeypatch, winner):
     seen = []
 
     def send(name, folder, of):

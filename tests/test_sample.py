@@ -11,7 +11,6 @@ import pytest
 import torch
 from made_runs import make_run
 from PIL import Image
-from test_cli import gantune  # noqa: F401
 from test_export import COLOUR, CONFIG, MLP, PLANE, told_classes, write_best
 
 from gantune.config import DataConfig
@@ -38,7 +37,7 @@ def places(tmp_path_factory):
     return folder
 
 
-def ok(gantune, *arguments):  # noqa: F811
+def ok(gantune, *arguments):
     code, out, err = gantune("sample", *arguments)
     assert (code, err) == (0, "")
     return out
@@ -95,7 +94,7 @@ def test_an_arc_runs_from_end_to_end_at_an_even_pace_and_keeps_its_length():
 # What is named
 
 
-def test_a_generator_comes_from_a_checkpoint_an_export_or_a_run(gantune, tmp_path):  # noqa: F811
+def test_a_generator_comes_from_a_checkpoint_an_export_or_a_run(gantune, tmp_path):
     run = make_run(tmp_path / "runs", trials=4, running=0)
     best = run.best()
     for place in (run.checkpoint(best, []), run.folder, "made"):
@@ -122,7 +121,7 @@ def test_what_is_neither_is_told_with_the_runs_there_are(tmp_path):
 # Files
 
 
-def test_a_grid_and_a_folder_and_an_array_hold_the_same_pictures(gantune, places):  # noqa: F811
+def test_a_grid_and_a_folder_and_an_array_hold_the_same_pictures(gantune, places):
     drawn = load_generator(places / "plain.safetensors").draw(510, 4)
     for out in ("grid.png", "folder", "array.npz"):
         told = ok(gantune, places / "plain.safetensors", "-n", 510, "--seed", 4, "--out", out)
@@ -139,7 +138,7 @@ def test_a_grid_and_a_folder_and_an_array_hold_the_same_pictures(gantune, places
 
 
 @pytest.mark.parametrize("out", ["data.parquet", "folder"])
-def test_what_is_written_as_data_is_read_as_such_with_its_labels(gantune, places, out):  # noqa: F811
+def test_what_is_written_as_data_is_read_as_such_with_its_labels(gantune, places, out):
     ok(gantune, places / "classes.safetensors", "-n", 600, "--seed", 1, "--out", out)
     ok(gantune, places / "classes.safetensors", "-n", 600, "--seed", 1, "--out", "same.npz")
     held = np.load("same.npz")
@@ -151,7 +150,7 @@ def test_what_is_written_as_data_is_read_as_such_with_its_labels(gantune, places
     assert np.array_equal(data.examples.transpose(0, 2, 3, 1), held["arr_0"][order])
 
 
-def test_parquet_is_what_the_hub_lays_out(gantune, places):  # noqa: F811
+def test_parquet_is_what_the_hub_lays_out(gantune, places):
     ok(gantune, places / "classes.safetensors", "-n", 3, "--class", "newt", "--class", 0, "--out", "a.parquet")
     table = pq.read_table("a.parquet")
     assert table.column("label").to_pylist() == [2, 0, 2]
@@ -168,7 +167,7 @@ def test_classes_whose_names_can_be_no_folders_are_numbered(places, tmp_path, na
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["0000", "0001", "0002"]
 
 
-def test_points_go_to_a_cloud_an_array_or_numbers(gantune, places):  # noqa: F811
+def test_points_go_to_a_cloud_an_array_or_numbers(gantune, places):
     drawn = load_generator(places / "points.safetensors").draw(700, 2)
     for out in ("cloud.png", "array.npz", "numbers.csv", "folder"):
         ok(gantune, places / "points.safetensors", "-n", 700, "--seed", 2, "--out", out)
@@ -212,7 +211,7 @@ def test_a_draw_that_is_cut_short_leaves_nothing(places, tmp_path, out):
 # Interpolation
 
 
-def test_an_interpolation_is_a_row_from_each_latent_towards_the_next(gantune, places):  # noqa: F811
+def test_an_interpolation_is_a_row_from_each_latent_towards_the_next(gantune, places):
     ok(gantune, places / "plain.safetensors", "--interpolate", "-n", 32, "--steps", 8, "--seed", 6, "--out", "walk.png")
     generator = load_generator(places / "plain.safetensors")
     with Image.open("walk.png") as picture:
@@ -238,7 +237,7 @@ def test_an_interpolation_of_several_classes_has_one_a_row(places):
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
-def test_a_film_has_a_frame_for_every_picture_and_repeats(gantune, places, kind):  # noqa: F811
+def test_a_film_has_a_frame_for_every_picture_and_repeats(gantune, places, kind):
     ok(gantune, places / "plain.safetensors", "--interpolate", "-n", 12, "--steps", 4, "--out", f"walk.{kind}")
     with Image.open(f"walk.{kind}") as film:
         assert (film.n_frames, film.size, film.info["loop"]) == (12, (256, 256), 0)
@@ -266,7 +265,7 @@ def test_a_film_has_a_frame_for_every_picture_and_repeats(gantune, places, kind)
         ("plain", ("--out", "full"), "full: is a folder that is not empty"),
     ],
 )
-def test_what_makes_no_sense_is_told_before_anything_is_drawn(gantune, places, of, arguments, told):  # noqa: F811
+def test_what_makes_no_sense_is_told_before_anything_is_drawn(gantune, places, of, arguments, told):
     Path("full").mkdir()
     Path("full/file").write_text("")
     code, out, err = gantune("sample", places / f"{of}.safetensors", *arguments)
