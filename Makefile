@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	@echo "Look at winner/samples.png and runs/dcgan/report.html"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
