@@ -175,7 +175,13 @@ class Results:
         return self._parts_here
 
     def _parts(self) -> list[Path]:
-        return sorted(self._folder.glob("part-*.parquet"))
+        """All parts. Raises RunError where nobody can say: a folder that cannot be read is no empty one."""
+        try:
+            return sorted(path for path in self._folder.iterdir() if path.match("part-*.parquet"))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{self._folder}: cannot be read: {error.strerror or error}; restore it") from error
 
     def _next(self) -> Path:
         """The part to be written; where another program has written it meanwhile, what there is is looked for anew."""

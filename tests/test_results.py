@@ -263,12 +263,22 @@ def test_a_part_with_other_columns_is_named(tmp_path):
     assert "other columns" in str(caught.value)
 
 
-def test_results_that_cannot_be_written_say_where(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path):
     (tmp_path / "results").write_text("a file in the way")
-    with pytest.raises(RunError) as caught:
-        Results(tmp_path / "results").append(row())
-    assert str(tmp_path / "results") in str(caught.value)
-    assert "cannot be written" in str(caught.value)
+    results = Results(tmp_path / "results")
+    for use in (results.rows, results.news, results.written, lambda: results.append(row())):
+        with pytest.raises(RunError, match=f"^{tmp_path}/results: cannot be read: Not a directory; restore it$"):
+            use()
+    assert Results(tmp_path / "none").rows() == []
+
+
+def test_results_that_cannot_be_written_say_where(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", refuse)
+    with pytest.raises(RunError, match=f"^{tmp_path}/part-000000.parquet: cannot be written: No space left on device;"):
+        Results(tmp_path).append(row())
 
 
 # Other readers
