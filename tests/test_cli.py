@@ -156,6 +156,28 @@ def test_every_failure_leaves_with_the_code_of_its_kind(gantune, monkeypatch, ki
     assert kind.exit_code in (1, 2, 3)
 
 
+def test_what_the_machine_refuses_is_told_with_its_place(gantune):
+    name = "long" * 100
+
+    assert gantune("best", name) == (1, "", f"{name}/manifest.json: File name too long\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_under_the_output_is_told_in_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "gantune", "show", "losses"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    assert (result.returncode, result.stderr) == (1, "No space left on device\n")
+
+
 # check
 
 

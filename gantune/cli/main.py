@@ -65,7 +65,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command; a GantuneError becomes its text and its exit code."""
+    """Run the command; a GantuneError becomes its text and its exit code, and what the machine refuses its reason."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a component `package.module:function` may lie where the user works
     try:
@@ -76,6 +76,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:  # a folder that may not be read, a full disk, a name too long: wherever it is met
+        where = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"{where}{error.strerror or error}", err=True)
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; nothing that was reported is lost", err=True)
         sys.exit(130)
