@@ -1,6 +1,7 @@
 """Files that are there whole, or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ def whole(path: Path) -> Iterator[Path]:
     Until then readers see the old file, or none; a name with a dot is passed over by those of Parquet folders. Raises
     OSError where it cannot be written.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

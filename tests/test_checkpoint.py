@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from gantune import checkpoint
 from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.errors import CheckpointError
+from gantune.whole import whole
 
 META = {"score": 1.25, "nested": {"list": [1, None, True], "text": "päivää"}, "third": 0.1}
 
@@ -437,6 +439,12 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(path, monkeypatch):
     monkeypatch.setattr(os, "replace", look_then_replace)
     write_checkpoint(path, "trial", {}, {"new": 1})
     assert seen == [META, {"new": 1}]
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_path_without_a_name_is_a_folder_to_whoever_would_write_there(name):
+    with pytest.raises(IsADirectoryError), whole(Path(name)):
+        raise AssertionError("nothing is to be made")
 
 
 def test_a_folder_that_cannot_be_made_is_a_checkpoint_error(path):
