@@ -182,6 +182,17 @@ def test_exporting_again_replaces_the_export(tmp_path):
         assert picture.mode == "RGB"
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "samples.png"])
+def test_files_that_no_export_wrote_are_not_written_over(best, tmp_path, name):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(GantuneError, match=f"^{folder}: has {name} already, and is no earlier export; name a new"):
+        export(best, folder)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("inside", ["", "deeper"])
 def test_a_folder_that_cannot_be_written_is_an_error_a_user_can_act_on(best, tmp_path, inside):
     (tmp_path / "file").write_text("in the way")

@@ -17,6 +17,7 @@ from gantune.writing import dump
 
 CONFIG, PICTURE, CARD, ONNX, SCRIPT = "config.yaml", "samples.png", "README.md", "generator.onnx", "sample.py"
 REPORT = "report.html"
+FILES = (WEIGHTS, CONFIG, alone.PROGRAM, ONNX, SCRIPT, REPORT, PICTURE, CARD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +37,20 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report:
     """Write all that a generator is taken away with; each file is whole or not there.
 
     winner: what its run tells of it, for the model card. report: the page of its search, to lie beside it. A network
-    that a program cannot hold is exported without that one. Raises GantuneError where the checkpoint is damaged, or
-    the folder cannot be written.
+    that a program cannot hold is exported without that one. Raises GantuneError where the checkpoint is damaged, where
+    the folder cannot be written, or where it is no earlier export and has files that would be written over.
     """
     generator = load_generator(checkpoint)
     files = [WEIGHTS, CONFIG]
     with _writing(folder):
+        taken = [name for name in FILES if (folder / name).exists()]
+        if taken and WEIGHTS not in taken:
+            raise GantuneError(f"{folder}: has {', '.join(taken)} already, and is no earlier export; name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         with whole(folder / PICTURE) as partial:
             generator.save_picture(partial)
-        write_checkpoint(folder / WEIGHTS, "generator", generator.net.state_dict(), generator.meta)
+            # before anything else is there: what has weights is an export, and may be written over
+            write_checkpoint(folder / WEIGHTS, "generator", generator.net.state_dict(), generator.meta)
         _put(folder / CONFIG, dump(generator.meta["config"]).encode())
         differences: dict[str, float] = {}
         left_out: dict[str, str] = {}
