@@ -216,6 +216,18 @@ def test_a_page_does_without_pictures_that_were_deleted(tmp_path):
     assert "There is no picture of its samples" in page(run)
 
 
+def test_a_page_passes_over_a_picture_that_is_damaged_or_being_written(tmp_path):
+    run = make_run(tmp_path, trials=6, running=1)
+    best = run.trial_folder(run.best().number)
+    paths = [*run.folder.glob("trials/*/*.png")]
+    for at, path in enumerate(paths):
+        if path != max(best.glob("*.png")):
+            path.write_bytes(path.read_bytes()[: (0, 50, path.stat().st_size // 2)[at % 3]])
+    shown = page(run)
+    assert shown.count('alt="Samples after') == 1
+    assert '<img src=""' not in shown
+
+
 def test_what_users_wrote_cannot_become_markup(tmp_path):
     run = make_run(tmp_path, trials=8, weights=False, score="fid_<img src=x onerror=alert(1)>")
     rows = run.results.rows()

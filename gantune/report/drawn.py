@@ -31,17 +31,22 @@ def embedded(image: Image.Image, *, lossless: bool = True) -> str:
 
 
 def small(path: Path, side: int) -> str:
-    """A small version of a picture on the disk, as a data URI."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    """A small version of a picture on the disk, as a data URI; empty where it cannot be read."""
+    _, image = _read(path)
+    if image is None:
+        return ""
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return embedded(image, lossless=False)
 
 
 def few_of_a_moment(path: Path) -> str:
-    """As many samples of a report's own picture as a thumbnail has room for, two by two at least, as a data URI."""
-    with Image.open(path) as opened:
-        cell, image = cell_of(opened), opened.convert("RGB")
+    """As many samples of a report's own picture as a thumbnail has room for, two by two at least, as a data URI.
+
+    Empty where it cannot be read.
+    """
+    cell, image = _read(path)
+    if image is None:
+        return ""
     if cell is not None:
         shown = min(image.width, max(2, (THUMBNAIL + GAP) // (cell + GAP)) * (cell + GAP) - GAP)
         image = clear(image.crop((0, 0, shown, shown)), cell)
@@ -50,10 +55,20 @@ def few_of_a_moment(path: Path) -> str:
 
 
 def moment(path: Path) -> str:
-    """A report's own picture, as a data URI."""
-    with Image.open(path) as opened:
-        cell, image = cell_of(opened), opened.convert("RGB")
+    """A report's own picture, as a data URI; empty where it cannot be read."""
+    cell, image = _read(path)
+    if image is None:
+        return ""
     return embedded(image if cell is None else clear(image, cell))
+
+
+def _read(path: Path) -> tuple[int | None, Image.Image | None]:
+    """The side of the single pictures in one, and itself; None where it is damaged, or being written just now."""
+    try:
+        with Image.open(path) as opened:
+            return cell_of(opened), opened.convert("RGB")
+    except (OSError, SyntaxError):  # what Pillow says of a PNG file that is cut
+        return None, None
 
 
 def clear(image: Image.Image, side: int) -> Image.Image:

@@ -133,10 +133,11 @@ def _timeline(contents: Contents, trial: TrialRecord, found: Mapping[int, Path])
         step = (len(seen) - 1) / (MOMENTS - 1)
         kept = {seen[round(index * step)] for index in range(MOMENTS)} | {trial.best_samples_seen}
         seen = [at for at in seen if at in kept]
-    return [
+    told = [
         {"seen": at, "score": scores[at], "picture": moment(found[at]), "best": at == trial.best_samples_seen}
         for at in seen
     ]
+    return [one for one in told if one["picture"]]
 
 
 def leaderboard(contents: Contents) -> dict[str, Any]:
