@@ -228,6 +228,13 @@ def test_a_page_passes_over_a_picture_that_is_damaged_or_being_written(tmp_path)
     assert '<img src=""' not in shown
 
 
+def test_a_page_needs_no_space_file_for_the_manifest_has_it(tmp_path):
+    run = make_run(tmp_path, trials=2, running=0, weights=False)
+    told = re.search(r"<pre[^>]*>version: 1.*?</pre>", page(run), re.DOTALL)
+    (run.folder / "space.yaml").unlink()
+    assert re.search(r"<pre[^>]*>version: 1.*?</pre>", page(run), re.DOTALL)[0] == told[0]
+
+
 def test_what_users_wrote_cannot_become_markup(tmp_path):
     run = make_run(tmp_path, trials=8, weights=False, score="fid_<img src=x onerror=alert(1)>")
     rows = run.results.rows()

@@ -117,5 +117,5 @@ def _importances(winner: Winner) -> dict[str, dict[str, float]]:
     from gantune.report.study import importances, study_of
     from gantune.space import load_space
 
-    space = load_space(winner.run.files.fetch(winner.run.folder / "space.yaml"))
+    space = load_space(winner.manifest["space"])
     return importances(space, study_of(space, winner.trials))

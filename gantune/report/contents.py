@@ -45,7 +45,7 @@ class Contents:
             reasons = str(error)
         return Contents(
             run=run,
-            space=load_space(run.folder / "space.yaml"),
+            space=load_space(manifest["space"]),
             manifest=manifest,
             rows=rows,
             trials=trials,

@@ -26,6 +26,7 @@ from gantune.requests import Requests
 from gantune.spending import duration
 from gantune.trial import PICTURE
 from gantune.winner import differences
+from gantune.writing import dump
 
 METRICS = ("recall", "precision", "coverage", "diversity", "memorisation")  # of the leaderboard, where measured
 THUMBNAILS = 200  # in the leaderboard, of the best; a page is sent by mail
@@ -63,7 +64,7 @@ def head(contents: Contents) -> dict[str, Any]:
         "sessions": sessions,
         "packages": {"gantune": sessions[-1]["gantune"], **sessions[-1]["packages"]},
         "again": again,
-        "space_text": (run.folder / "space.yaml").read_text(encoding="utf-8"),
+        "space_text": dump(contents.manifest["space"]),
     }
 
 
