@@ -261,7 +261,9 @@ def test_a_film_has_a_frame_for_every_picture_and_repeats(gantune, places, kind)
         ("points", ("--out", "a.parquet"), "use .csv or .npz"),
         ("plain", ("-n", 10_001), "holds 10,000 pictures at most, got -n 10001; name a folder"),
         ("plain", ("--steps", 3), "--steps counts the pictures of --interpolate"),
+        ("plain", ("--interpolate", "-n", 10_001, "--out", "a.gif"), "10,000 pictures at most, got -n 10001; ask for"),
         ("plain", ("--truncation", 0), "0"),
+        ("plain", ("--truncation", "nan"), "'--truncation': nan is not a finite number"),
         ("plain", ("--out", "full"), "full: is a folder that is not empty"),
     ],
 )

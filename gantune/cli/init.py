@@ -5,11 +5,13 @@ from pathlib import Path
 
 import click
 
+from gantune.cli import options
+
 
 @click.command("init")
 @click.argument("data", default="digits")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: the data's name and .yaml]")
-@click.option("--hours", type=click.FloatRange(0.01, 1000), default=1.0, help="How long the search may take here.")
+@click.option("--hours", type=options.FiniteRange(0.01, 1000), default=1.0, help="How long the search may take here.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 def command(data: str, out: Path | None, hours: float, force: bool) -> None:
     """Write a first search space for DATA: a folder of images, a Parquet file, or the name of a data set.

@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +24,17 @@ class _Where(click.ParamType[Any]):
             return Place(value)
         folder: Path = click.Path(path_type=Path, file_okay=False).convert(value, param, ctx)
         return folder
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers between bounds; click lets NaN pass, for it is on neither side of any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Fails for one that is not finite."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
 
 
 overrides = click.option(

@@ -12,7 +12,7 @@ from gantune.cli import options
 if TYPE_CHECKING:
     from gantune.metrics.reference import Samples
 
-ABOVE_ZERO = click.FloatRange(0, min_open=True)
+ABOVE_ZERO = options.FiniteRange(0, min_open=True)
 
 
 @click.command("sample")

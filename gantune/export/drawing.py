@@ -50,7 +50,8 @@ def check_out(out: Path, dims: Sequence[int], count: int, *, walk: bool) -> None
     if kind == ".csv" and pictures:
         raise SpecError(f"--out {out}: .csv holds points; use .png, .npz, .parquet or a folder's name for pictures")
     if kind in (".png", ".webp", ".gif") and pictures and count > GRID_MOST:
-        raise SpecError(f"--out {out}: holds {GRID_MOST:,} pictures at most, got -n {count}; name a folder")
+        instead = "ask for fewer" if walk else "name a folder"
+        raise SpecError(f"--out {out}: holds {GRID_MOST:,} pictures at most, got -n {count}; {instead}")
 
 
 def write_samples(out: Path, draws: Draws, count: int, dims: Sequence[int], names: Sequence[str] = ()) -> None:
