@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from made_runs import make_run
 
-from gantune import __version__, export
+from gantune import __version__, export, first_space
 from gantune.cli.main import VERBS, cli
 from gantune.errors import GantuneError, SpecError
+from gantune.first_space import FirstSpace
 from gantune.manifest import FORMAT, SECTIONS
 from gantune.space import load_space
 
@@ -176,6 +178,20 @@ def test_a_full_disk_under_the_output_is_told_in_one_line(tmp_path):
         )
 
     assert (result.returncode, result.stderr) == (1, "No space left on device\n")
+
+
+def test_folders_for_what_a_verb_writes_are_made(gantune, tmp_path, monkeypatch):
+    runs = [make_run(tmp_path / "runs", name=name, trials=2, running=0, weights=False) for name in ("one", "two")]
+    made = FirstSpace(text="version: 1\n", said=())
+    monkeypatch.setattr(first_space, "first_space", lambda *_: made)
+    for verb, *arguments in (
+        ["schema", "--out"],
+        ["compare", *(run.folder for run in runs), "--plot"],
+        ["init", "digits", "--out"],
+    ):
+        out = tmp_path / verb / "deeper" / "file"
+        assert gantune(verb, *arguments, out)[0] == 0
+        assert out.stat().st_size > 0
 
 
 # check

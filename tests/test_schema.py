@@ -284,5 +284,5 @@ def test_command_prints_or_writes_the_schema(tmp_path):
     written = CliRunner().invoke(cli, ["schema", "--out", str(tmp_path / "s.json")])
     assert re.search(r"yaml-language-server: \$schema=\S+s\.json", written.output)
     assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8")) == schema()
-    refused = CliRunner().invoke(cli, ["schema", "--out", str(tmp_path / "nowhere" / "s.json")])
+    refused = CliRunner().invoke(cli, ["schema", "--out", str(tmp_path / "s.json" / "below.json")])
     assert isinstance(refused.exception, GantuneError)

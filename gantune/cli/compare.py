@@ -52,6 +52,7 @@ def command(found: tuple[str, ...], runs: options.Runs, top: int, plot: Path | N
         click.echo("\n".join(_lines(comparison, top)))
     if plot is not None:
         try:
+            plot.parent.mkdir(parents=True, exist_ok=True)
             plot.write_text(page(comparison), encoding="utf-8")
         except OSError as error:
             raise GantuneError(f"{plot}: cannot be written: {error.strerror or error}") from error

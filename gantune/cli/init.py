@@ -31,6 +31,7 @@ def command(data: str, out: Path | None, hours: float, force: bool) -> None:
 
     made = first_space(data, path.stem, hours, lambda text: click.echo(text, err=True))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(made.text)
     except OSError as error:

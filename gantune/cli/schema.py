@@ -24,6 +24,7 @@ def command(out: Path | None) -> None:
         click.echo(text)
         return
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise GantuneError(f"{out}: cannot be written: {error.strerror or error}") from error
