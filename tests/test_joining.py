@@ -9,6 +9,7 @@ import torch
 from gantune.driver import connection, sharing, trainable
 from gantune.driver.screen import Screen
 from gantune.driver.tune import _Noting
+from gantune.errors import RunError
 from gantune.space import load_space
 
 SPACE = {
@@ -95,3 +96,10 @@ def test_a_remark_of_several_trials_is_told_once():
     for remark in ("one: no GPU", "", "one: no GPU", "two: no GPU"):
         noting._remark(remark)
     assert [line for line in stream.getvalue().splitlines() if line] == ["one: no GPU", "two: no GPU"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "localhost:1"])
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path, address):
+    told = f"^Ray could not be reached at {address}: [^\n]*; is that cluster up\\?$"
+    with pytest.raises(RunError, match=told), connection.connected(tmp_path / "ray.log", address):
+        pass

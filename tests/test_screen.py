@@ -13,6 +13,15 @@ from gantune.following import Follower
 from gantune.screen import Picture, curve, overview
 
 
+class Closed(io.StringIO):
+    """A pipe whose reader has gone after the first line."""
+
+    def write(self, text):
+        if self.getvalue():
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
 class Terminal(io.StringIO):
     """Keeps what is written, and shows it as a terminal does: cursor up, erased lines, lines that scroll."""
 
@@ -216,3 +225,11 @@ def test_the_line_tells_progress_counts_best_and_time_left(situation):
         "[##################--] 21/24  3 running  2 paused  1 collapsed  "
         f"best {lead.score:.4g} (#{lead.trial})  3m20s left"
     )
+
+
+def test_a_screen_that_nobody_reads_any_more_ends_no_search():
+    stream = Closed()
+    screen = Screen(stream)
+    for text in ("one", "two", "three"):
+        screen.say(text)
+    assert stream.getvalue() == "one"

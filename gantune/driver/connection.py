@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from ray._private import worker
 from gantune.errors import RunError
 
 OBJECT_STORE_BYTES = 200_000_000  # of a Ray that we start ourselves; nothing large passes through it
+SECONDS_TO_ANSWER = 10.0  # for a cluster to take a connection
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -70,6 +72,8 @@ def start_again() -> None:
 
 
 def _start(address: str | None) -> None:
+    if address:
+        _knock(address)
     own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
@@ -77,6 +81,17 @@ def _start(address: str | None) -> None:
         where = f"at {address}" if address else "on this machine"
         hint = "; a cluster with a token needs it in ~/.ray/auth_token, and RAY_AUTH_MODE=token" if address else ""
         raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
+
+
+def _knock(address: str) -> None:
+    """Raise RunError where nobody answers at host:port; Ray would ask for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
+        return  # what else Ray takes: auto, a name, a client's address
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"Ray could not be reached at {address}: {error}; is that cluster up?") from error
 
 
 def joined() -> bool:

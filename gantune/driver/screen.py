@@ -1,10 +1,11 @@
 """What a person sees while a search runs: a picture in place on a terminal, and a line for each trial's end."""
 
+import io
 import os
 import shutil
 import sys
 import time
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,11 +20,42 @@ SECONDS_BETWEEN = 1.0
 STOPPING = "stopping; what is running will continue from its last report"
 
 
+class _Deaf(io.TextIOBase):
+    """Passes text on to a stream until that takes no more: a closed pipe or a full disk ends no search."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._heard = True
+
+    def write(self, text: str) -> int:
+        """Text, if anybody reads it."""
+        if self._heard:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except OSError:
+                self._heard = False
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """What the system calls it."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream."""
+        return self._stream.encoding
+
+
 class Screen:
-    """Writes to stderr: a picture in place on a terminal, plain lines elsewhere."""
+    """Writes to stderr: a picture in place on a terminal, plain lines elsewhere. Nobody need be there to read it."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = cast(TextIO, _Deaf(stream or sys.stderr))
         self._redraws = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
         self._live: Live | None = None
         self._width = 0
