@@ -245,11 +245,15 @@ class Run:
 
     def scored(self, number: int, trials: Iterable[TrialRecord] | None = None) -> TrialRecord:
         """A trial that has a score, whatever became of it. Raises NoSurvivorError where it has none."""
-        chosen = [trial for trial in (self.trials() if trials is None else trials) if trial.number == number]
-        if not chosen or chosen[0].best_score is None:
-            told = "has no score" if chosen else "has not reported"
-            raise NoSurvivorError(f"{self.shown}: trial #{number} {told}")
-        return chosen[0]
+        known = {trial.number: trial for trial in (self.trials() if trials is None else trials)}
+        chosen = known.get(number)
+        if chosen is None:
+            have = f"it has #{min(known)} to #{max(known)}" if known else "no trial has"
+            raise NoSurvivorError(f"{self.shown}: trial #{number} has not reported; {have}")
+        if chosen.best_score is None:
+            why = chosen.cause.partition("\n")[0] or "no report met the constraints"
+            raise NoSurvivorError(f"{self.shown}: trial #{number} has no score: {why}")
+        return chosen
 
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
         """The trial of the baseline, where the space has one: it is always the first."""

@@ -171,8 +171,17 @@ def test_a_trial_may_be_chosen_by_its_number(gantune, made):
     assert "\nchosen: #0 fid_classifier " in shown(gantune, made, "--trial", 0)
     assert "\nit is the baseline\n" in shown(gantune, made, "--trial", 0)
     code, _, err = gantune("best", made.folder, "--trial", 99)
-    assert (code, err) == (3, f"{made.shown}: trial #99 has not reported\n")
+    assert (code, err) == (3, f"{made.shown}: trial #99 has not reported; it has #0 to #{COUNT - 1}\n")
     assert gantune("best", made.folder, "--trial", 0, "--metric", "rank")[0] == 2
+
+
+def test_a_trial_without_a_score_cannot_be_chosen_and_its_cause_is_told(gantune, tmp_path):
+    run = make_run(tmp_path, trials=2, running=0, weights=False)
+    last = run.results.rows()[-1]
+    failed = replace(last, trial=2, state="failed", score=None, best_score=None, cause="out of memory\nat line 3")
+    run.results.append(failed)
+    code, _, err = gantune("best", run.folder, "--trial", 2)
+    assert (code, err) == (3, f"{run.shown}: trial #2 has no score: out of memory\n")
 
 
 def test_importances_are_computed_where_they_are_asked_for(gantune, plain):
