@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	@echo "Look at winner/samples.png and runs/dcgan/report.html"
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
