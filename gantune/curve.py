@@ -26,7 +26,7 @@ def best_so_far(rows: Sequence[Row]) -> tuple[Step, ...]:
     own = [row for row in rows if not row.repeat]
     last = {row.trial: row for row in own}
     dead = {number for number, row in last.items() if row.state in ("collapsed", "failed")}
-    born = {row.trial: at for at, row in enumerate(own) if row.donor is not None and row.best_score is None}
+    born = {row.trial: at for at, row in enumerate(own) if row.reborn}
     meter, lowest, steps = Meter(), math.inf, []
     for at, row in enumerate(own):
         meter.hear(row)

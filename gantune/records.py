@@ -41,6 +41,11 @@ class TrialRecord:
         return self.best_score is not None and self.state in ("finished", "pruned", "running", RESTS)
 
     @property
+    def complaint(self) -> str:
+        """Why it may not be called the best, in one line."""
+        return self.cause.partition("\n")[0] or "no report met the constraints"
+
+    @property
     def final_score(self) -> float | None:
         """The score of the best checkpoint from the final count of samples; None for a trial that did not finish."""
         return self.metrics.get("final_score")
@@ -73,7 +78,7 @@ def trial_record(rows: list[Row]) -> TrialRecord:
     """One trial from its rows, which are in order."""
     for_good = (row for row in rows if row.state in ENDED and row.state != "failed")  # what failed may be tried again
     last = next(for_good, rows[-1])
-    born = max((at for at, row in enumerate(rows) if row.donor is not None and row.best_score is None), default=0)
+    born = max((at for at, row in enumerate(rows) if row.reborn), default=0)
     scored = [(row.best_score, row) for row in rows[born:] if row.best_score is not None]
     best = min(scored, key=lambda item: item[0])[1] if scored else None  # of equals the first
     metrics = dict(best.metrics) if best and best.score == best.best_score else {}

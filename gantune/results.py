@@ -69,13 +69,15 @@ class Row:
 
     @property
     def donor(self) -> int | None:
-        """The trial whose weights and configuration this one has from here on, where that is what the row tells.
-
-        Where such a row has no best score, what the trial had come to before died with its own weights.
-        """
+        """The trial whose weights and configuration this one has from here on, where that is what the row tells."""
         if not self.cause.startswith(TAKES_OVER):
             return None
         return int(self.cause.removeprefix(TAKES_OVER).partition(" ")[0])
+
+    @property
+    def reborn(self) -> bool:
+        """Whether what the trial had come to before died with its own weights: it takes over, and has no best score."""
+        return self.best_score is None and self.donor is not None
 
 
 class Results:

@@ -251,8 +251,7 @@ class Run:
             have = f"it has #{min(known)} to #{max(known)}" if known else "no trial has"
             raise NoSurvivorError(f"{self.shown}: trial #{number} has not reported; {have}")
         if chosen.best_score is None:
-            why = chosen.cause.partition("\n")[0] or "no report met the constraints"
-            raise NoSurvivorError(f"{self.shown}: trial #{number} has no score: {why}")
+            raise NoSurvivorError(f"{self.shown}: trial #{number} has no score: {chosen.complaint}")
         return chosen
 
     def baseline(self, trials: Iterable[TrialRecord]) -> TrialRecord | None:
@@ -283,7 +282,8 @@ class Run:
         Both are read from the rows where neither is given. Raises NoSurvivorError with the reasons where there is none.
         """
         if trials is None and standings is None:
-            standings = standings_of(self.repeats())
+            trials, repeats = trials_and_repeats(self.results.rows())
+            standings = standings_of(repeats)
         trials, standings = list(self.trials() if trials is None else trials), standings or ()
         alive = [trial for trial in trials if trial.survived]
         for standing in standings[:1]:
@@ -292,10 +292,9 @@ class Run:
             return min(alive, key=lambda trial: (trial.best_score, trial.number))
         if not trials:
             raise NoSurvivorError(f"{self.shown}: no trial has reported yet")
-        reasons = []
-        for trial in trials:
-            reason = trial.cause.partition("\n")[0] or "no report met the constraints"
-            reasons.append(f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {reason}")
+        reasons = [
+            f"  #{trial.number} {trial.state} at {trial.samples_seen:,} samples: {trial.complaint}" for trial in trials
+        ]
         raise NoSurvivorError("\n".join([f"{self.shown}: no trial survived", *reasons]))
 
 

@@ -189,7 +189,7 @@ class Tally:
         again = row.run_seconds < trial.clock or (row.run_seconds, row.state) == (trial.clock, trial.state)
         if again or trial.ended:
             return
-        if row.donor is not None and row.best_score is None:
+        if row.reborn:
             trial.best = None
         elif row.best_score is not None:
             trial.best = row.best_score if trial.best is None else min(trial.best, row.best_score)

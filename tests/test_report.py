@@ -11,7 +11,6 @@ import pytest
 from made_runs import CAUSES, SPACE, make_run
 from PIL import Image
 
-from gantune.cli.main import main
 from gantune.domains import Branch, Choice, Uniform
 from gantune.errors import GantuneError
 from gantune.export.folder import REPORT
@@ -293,19 +292,19 @@ def test_a_page_that_cannot_be_written_is_one_message(run, tmp_path):
         write_report(run, tmp_path / "file" / "page.html")
 
 
-def test_the_command_writes_the_page_into_the_run(run, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["gantune", "report", str(run.folder)])
-    main()
+def test_the_command_writes_the_page_into_the_run(run, gantune):
+    code, out, _ = gantune("report", run.folder)
+    assert code == 0
     assert (run.folder / REPORT).stat().st_size > 1e6
-    assert str(run.folder / REPORT) in capsys.readouterr().out
+    assert str(run.folder / REPORT) in out
 
 
-def test_an_export_has_the_report_of_its_search(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["gantune", "best", str(run.folder), "--export", str(tmp_path / "winner")])
-    main()
+def test_an_export_has_the_report_of_its_search(run, tmp_path, gantune):
+    code, out, _ = gantune("best", run.folder, "--export", tmp_path / "winner")
+    assert code == 0
     exported = (tmp_path / "winner" / REPORT).read_text(encoding="utf-8")
     assert f"trial #{run.best().number}" in exported
-    assert REPORT in capsys.readouterr().out
+    assert REPORT in out
     assert f"| `{REPORT}` |" in (tmp_path / "winner" / "README.md").read_text(encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO, cast
 
 from rich.console import Console, Group
@@ -29,21 +30,23 @@ class _Deaf(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Text, if anybody reads it."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """What has been written is seen from here on, if anybody looks."""
+        self._try(self._stream.flush)
+
+    def _try(self, step: Callable[[], object]) -> None:
         if self._heard:
             try:
-                self._stream.write(text)
-                self._stream.flush()
+                step()
             except OSError:
                 self._heard = False
-        return len(text)
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """What the system calls it."""
-        return self._stream.fileno()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

@@ -46,7 +46,6 @@ def export(checkpoint: Path, folder: Path, winner: Winner | None = None, report:
         taken = [name for name in FILES if (folder / name).exists()]
         if taken and WEIGHTS not in taken:
             raise GantuneError(f"{folder}: has {', '.join(taken)} already, and is no earlier export; name a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
         with whole(folder / PICTURE) as partial:
             generator.save_picture(partial)
             # before anything else is there: what has weights is an export, and may be written over
