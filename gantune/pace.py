@@ -16,6 +16,7 @@ from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
 from gantune.space import SearchSpace
 from gantune.survey import Machine, look_at_machine
+from gantune.threads import on_threads
 from gantune.trainer import GANTrainer, choose_device
 
 TRIALS = (8, 24, 64)  # fewest, usual, most
@@ -150,12 +151,8 @@ def measure_pace(space: SearchSpace, images: DataSet, reference: Reference, devi
     configs += itertools.islice((config for config in draws if space.conflict(config) is None), TIMED - len(configs))
     if not configs:
         raise SpecError(f"{space.name}: of {DRAWS} draws not one can be trained; see what its parts and rules forbid")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         paces = [_pace(config, images, reference, device) for config in configs]
-    finally:
-        torch.set_num_threads(threads)
     slower = sorted(paces, key=lambda pace: pace.sample)[len(paces) // 2 :]
     return Pace(
         sample=sum(pace.sample for pace in slower) / len(slower),

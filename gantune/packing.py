@@ -16,6 +16,7 @@ from gantune.metrics.reference import Reference
 from gantune.models.networks import Shape
 from gantune.pace import seconds_a_sample
 from gantune.space import SearchSpace
+from gantune.threads import on_threads
 from gantune.trainer import GANTrainer
 
 FILLED = 0.9  # of a GPU's memory, at most
@@ -135,13 +136,9 @@ def measure_threads(space: SearchSpace, images: DataSet, cpus: int) -> int:
     """The count of threads with which trials at once see the most samples on this machine."""
     configs = examples(space, TIMED)[:TIMED]
 
-    def seconds(threads: int) -> float:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+    def seconds(count: int) -> float:
+        with on_threads(count):
             return sum(seconds_a_sample(config, images, torch.device("cpu")) for config in configs)
-        finally:
-            torch.set_num_threads(before)
 
     return best_threads(seconds, cpus, space.budget.trials)
 

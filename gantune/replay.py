@@ -13,6 +13,7 @@ from gantune.objectives import OF_MACHINES
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import load_trial
+from gantune.threads import on_threads
 from gantune.trial import Progress, train_trial
 
 STATES = ("finished", "collapsed")  # that a trial comes to by itself
@@ -40,9 +41,7 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     images, reference = open_data(config.data), load_reference(_fetched(run, run.reference_path))
     check_reference(images, config.objective, reference)
     chunks = int(next(iter(recorded.values())).metrics.get("micro_batches", 1))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(run.resources().get("cpus_per_trial", 1))))
-    try:
+    with on_threads(max(1, int(run.resources().get("cpus_per_trial", 1)))):
         for progress in train_trial(config, images, reference, folder, device, micro_batches=chunks):
             yield _compared(recorded.pop(progress.samples_seen, None), progress)
             if not recorded:
@@ -51,8 +50,6 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
             yield Replayed(
                 samples_seen=row.samples_seen, score=None, numbers=1, differences={"score": (row.score, None)}
             )
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _fetched(run: Run, path: Path) -> Path:

@@ -74,7 +74,7 @@ class FeatureNet(nn.Module):
         return float((logits.argmax(1) == targets).double().mean())
 
     def learn(self, images: DataSet, report: Report = lambda text: None) -> float:
-        """Train on the data set, on the CPU, some seconds to half a minute; the accuracy on held-out examples."""
+        """Train on the data set, on the CPU, some seconds to a minute; the accuracy on held-out examples."""
         assert images.labels is not None
         labels = torch.from_numpy(images.labels)
         rows, held = images.train_rows, images.held_rows

@@ -22,12 +22,14 @@ from gantune.metrics.kernel import self_similarity
 from gantune.metrics.neighbours import NEIGHBOURS_COVERAGE, NEIGHBOURS_RECALL, nearest, radii, spread
 from gantune.metrics.reference import KERNEL, MOVED, NEIGHBOURS, SCORES, Reference
 from gantune.models.networks import Shape, shape_of
+from gantune.threads import on_threads
 
 FORMAT = 3
 STATISTICS = 50_000  # reals behind the mean and the covariance
 KEPT_BYTES = 64 * 2**20  # of the reals' features, behind the nearest neighbours
 LEAST_PER_FEATURE = {"fid": 4, "fid_inf": 2, "kid": 0}  # samples, with fewer of which too little variety is rewarded
 WIDEST = 8_192  # features: their covariance is half a gigabyte, and its eigenvalues take minutes
+LEARNING_THREADS = 2  # more or fewer give other weights, and scores that cannot be compared to the last bit
 PROBES = 8  # examples whose features tell whether a network is still the same
 
 # Fields that the file holds beside those of MOVED: tensors that stay on the CPU, where classifiers are trained, and
@@ -127,7 +129,8 @@ def _make(
 ) -> None:
     net = _build(features, images.shape)
     learn = getattr(net, "learn", None)
-    accuracy = learn(images, report) if learn is not None else None
+    with on_threads(LEARNING_THREADS):
+        accuracy = learn(images, report) if learn is not None else None
     net.to(device)
     generator = torch.Generator().manual_seed(1)
     rows = torch.from_numpy(images.train_rows)
