@@ -1,3 +1,4 @@
+import errno
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from gantune.config import (
 )
 from gantune.errors import CheckpointError, GantuneError
 from gantune.export import WEIGHTS, Generator, export, load_generator, snippets
+from gantune.export import folder as folder_module
 from gantune.models.networks import ImageShape, PointShape
 from gantune.pictures import (
     GAP,
@@ -180,6 +182,24 @@ def test_exporting_again_replaces_the_export(tmp_path):
     assert load_generator(tmp_path / "winner").draw(1).shape == (1, 3, 16, 16)
     with Image.open(tmp_path / "winner" / "samples.png") as picture:
         assert picture.mode == "RGB"
+
+
+def test_an_export_that_fails_half_way_leaves_the_earlier_one_as_it_was(best, tmp_path, monkeypatch):
+    folder = tmp_path / "winner"
+    export(best, folder, report="its search")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other, _ = write_best(tmp_path / "other.safetensors", shape=COLOUR)
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "model_card", full)  # the last thing that is made
+        with pytest.raises(GantuneError, match=f"^{folder}: cannot be written: No space left on device$"):
+            export(other, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    export(other, folder)
+    assert {path.name for path in folder.iterdir()} == {*before} - {"report.html"}  # which was of another network
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.yaml", "samples.png"])
