@@ -13,7 +13,7 @@ from gantune.errors import RunError
 from gantune.records import ENDED, RESTS
 from gantune.results import Row
 from gantune.run import Run
-from gantune.spending import Meter, Spending
+from gantune.spending import BUDGETS, Limit, Meter, Spending
 
 CURVE = 24  # scores that a little curve shows at most
 Key = tuple[int, int]  # a trial and a repeat
@@ -50,15 +50,6 @@ class Lead:
     trial: int
     repeat: int
     score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """What is spent of a budget that is set: samples, hours, gpu_hours or cost."""
-
-    name: str
-    spent: float
-    limit: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +126,7 @@ class Outline:
     def _read(run: Run, manifest: Mapping[str, Any]) -> "Outline":
         space = manifest["space"]
         budget, confirm, resources = space["budget"], space.get("confirm") or {}, run.resources()
-        limits = {name: budget[name] for name in ("samples", "hours", "gpu_hours", "cost") if budget.get(name)}
+        limits = {name: budget[name] for name in BUDGETS if budget.get(name)}
         return Outline(
             name=run.name,
             score_name=manifest.get("protocol", {}).get("score", "score"),
@@ -250,7 +241,7 @@ class Tally:
             target=outline.target,
             seconds=clock,
             seconds_left=self._seconds_left(outline, spent, clock, asked, states),
-            limits=tuple(_limits(outline, spent)),
+            limits=tuple(spent.within(outline.limits)),
             spending=spent,
             cpus_per_trial=outline.cpus,
         )
@@ -282,7 +273,8 @@ class Tally:
 
     def over(self, outline: Outline) -> bool:
         """Whether the search came to its end, by its rows alone: nothing is open, and enough was tried or spent."""
-        spent = any(limit.spent >= limit.limit for limit in _limits(outline, self._spent(outline, self.meter.clock)))
+        limits = self._spent(outline, self.meter.clock).within(outline.limits)
+        spent = any(limit.reached for limit in limits)
         search = {key: trial for key, trial in self._heard.items() if not key[1]}
         states = Counter(trial.state for trial in search.values())
         if not search or states["running"] or states[RESTS]:
@@ -307,7 +299,7 @@ class Tally:
     ) -> float | None:
         """A guess from the pace of the whole run so far."""
         ended = sum(states.get(state, 0) for state in ENDED)
-        limits = (limit for limit in _limits(outline, spent) if limit.spent)
+        limits = (limit for limit in spent.within(outline.limits) if limit.spent)
         guesses = [clock / limit.spent * (limit.limit - limit.spent) for limit in limits]
         if outline.generations and spent.samples:
             guesses.append(clock / spent.samples * (asked * outline.samples_per_trial - spent.samples))
@@ -326,15 +318,6 @@ def machine(place: str) -> str:
     address, _, rest = place.partition(" ")
     gpus = rest.partition(" ")[2]
     return f"{address} {gpus}" if gpus else address
-
-
-def _limits(outline: Outline, spent: Spending) -> list[Limit]:
-    found = {"samples": spent.samples, "hours": spent.hours, "gpu_hours": spent.gpu_hours, "cost": spent.cost}
-    return [
-        Limit(name=name, spent=amount, limit=outline.limits[name])
-        for name, amount in found.items()
-        if name in outline.limits and amount is not None
-    ]
 
 
 def _generations(space: Mapping[str, Any]) -> tuple[int, ...]:

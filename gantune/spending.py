@@ -1,10 +1,26 @@
 """What a run has cost so far, from its rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gantune.results import Row
 from gantune.run import Run
+
+BUDGETS = ("samples", "hours", "gpu_hours", "cost")  # that a search may be given, besides its trials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What is spent of a budget that is set, and all of it."""
+
+    name: str
+    spent: float
+    limit: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether nothing of it is left."""
+        return self.spent >= self.limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +44,11 @@ class Spending:
         parts += [f"{self.samples:,} samples"]
         parts += [] if self.cost is None else [f"{self.cost:.2f} at the price per hour"]
         return ", ".join(parts)
+
+    def within(self, limits: Mapping[str, float]) -> list[Limit]:
+        """Of the budgets that are set, those of which it is known what is spent."""
+        found = ((name, getattr(self, name), limits[name]) for name in BUDGETS if name in limits)
+        return [Limit(name=name, spent=spent, limit=limit) for name, spent, limit in found if spent is not None]
 
 
 class Meter:

@@ -19,8 +19,9 @@ from gantune.errors import RunError
 from gantune.records import RESTS
 from gantune.results import Row
 from gantune.run import Run
-from gantune.situation import Key, Limit, Outline, Situation, Tally
+from gantune.situation import Key, Outline, Situation, Tally
 from gantune.space import SearchSpace
+from gantune.spending import BUDGETS, Limit
 from gantune.trial import Progress
 from gantune.writing import dump, trial_document
 
@@ -53,7 +54,7 @@ class Books:
         self._outline: Outline | None = None
         for row in rows:
             self._tally.hear(row)
-        self._spent_before = {name: spent for name, spent, _ in self._limits()}
+        self._spent_before = {limit.name: limit.spent for limit in self._limits()}
         self._failures: list[str] = []
         self._retries = space.search.retries
         self.halted = ""  # by what is not a trial's fault
@@ -163,7 +164,7 @@ class Books:
         """Count a trial's time on so many GPUs from now on, and what was spent before, too."""
         self._gpus = gpus
         self._outline = None
-        self._spent_before = {name: spent for name, spent, _ in self._limits()}
+        self._spent_before = {limit.name: limit.spent for limit in self._limits()}
 
     def state_of(self, trial: int) -> str:
         """`running`, `waiting` or how a trial of the search ended; nothing where there is none."""
@@ -199,23 +200,17 @@ class Books:
 
     def out_of_budget(self) -> str:
         """Why nothing more is to be spent, or nothing."""
-        for name, spent, limit in self._limits():
-            if spent >= limit:
-                return f"budget.{name} is used up: {_amount(spent)} of {_amount(limit)}"
+        for limit in self._limits():
+            if limit.reached:
+                return f"budget.{limit.name} is used up: {_amount(limit.spent)} of {_amount(limit.limit)}"
         return ""
 
-    def _limits(self) -> list[tuple[str, float, float]]:
-        """Every budget that is set: its name, what all sessions have spent of it, and all of it."""
-        budget, hours = self._budget, self.seconds() / 3600
-        meter = self._tally.meter
-        gpu_hours = meter.trial_hours * self._gpus  # GPUs are not in the rows: earlier sessions count at this one's
-        limits = [
-            ("samples", meter.samples, budget.samples),
-            ("hours", hours, budget.hours),
-            ("gpu_hours", gpu_hours, budget.gpu_hours),
-            ("cost", hours * (budget.price_per_hour or 0.0), budget.cost),
-        ]
-        return [(name, spent, limit) for name, spent, limit in limits if limit is not None]
+    def _limits(self) -> list[Limit]:
+        """Every budget that is set, with what all sessions have spent of it."""
+        budget = self._budget
+        limits = {name: getattr(budget, name) for name in BUDGETS if getattr(budget, name) is not None}
+        # GPUs are not in the rows: earlier sessions count at this one's
+        return self._tally.meter.spending(self.seconds(), self._gpus, budget.price_per_hour).within(limits)
 
     def seconds(self) -> float:
         """The run's own clock: seconds of search over all sessions."""
@@ -227,9 +222,10 @@ class Books:
             return None
         elapsed = time.monotonic() - self._started
         guesses = [elapsed / self.ended_here * (self.asked - sum(self.ended.values()) - self.resting)]
-        for name, spent, limit in self._limits():
-            if spent > self._spent_before[name]:
-                guesses.append(elapsed / (spent - self._spent_before[name]) * (limit - spent))
+        for limit in self._limits():
+            spent_here = limit.spent - self._spent_before[limit.name]
+            if spent_here > 0:
+                guesses.append(elapsed / spent_here * (limit.limit - limit.spent))
         return max(0.0, min(guesses))
 
     def situation(self) -> Situation:
@@ -243,7 +239,7 @@ class Books:
             asked=self.asked,
             counts=dict(self.ended | Counter({RESTS: self.resting})),
             seconds_left=self.seconds_left(),
-            limits=tuple(Limit(name=name, spent=spent, limit=limit) for name, spent, limit in self._limits()),
+            limits=tuple(self._limits()),
         )
 
     def _out(self) -> set[Key]:
