@@ -125,6 +125,9 @@ class CollapseConfig:
     min_novelty: Annotated[float, Bounds(low=0, high=1)] = 0.5
 
 
+BUDGETS = ("samples", "hours", "gpu_hours", "cost")  # that a search may use up, besides its trials
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetConfig:
     """When a search ends: whatever of these is used up first, or a score that is good enough.

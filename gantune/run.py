@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from gantune.config import BUDGETS
 from gantune.errors import CheckpointError, NoSurvivorError, RunError
 from gantune.manifest import FORMAT, REMEDY, read_manifest
 from gantune.mirror import Here, Mirror, find_run
@@ -28,7 +29,7 @@ from gantune.writing import dump
 
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
 EXTENSIBLE = {
-    "budget": ("trials", "samples", "hours", "gpu_hours", "cost", "price_per_hour"),
+    "budget": ("trials", *BUDGETS, "price_per_hour"),
     "search": ("retries",),
     "resources": None,
     "confirm": None,

@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gantune.config import Pb2, Pbt
+from gantune.config import BUDGETS, Pb2, Pbt
 from gantune.errors import RunError
 from gantune.records import ENDED, RESTS
 from gantune.results import Row
 from gantune.run import Run
-from gantune.spending import BUDGETS, Limit, Meter, Spending
+from gantune.spending import Limit, Meter, Spending
 
 CURVE = 24  # scores that a little curve shows at most
 Key = tuple[int, int]  # a trial and a repeat

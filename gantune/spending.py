@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gantune.config import BUDGETS
 from gantune.results import Row
 from gantune.run import Run
-
-BUDGETS = ("samples", "hours", "gpu_hours", "cost")  # that a search may be given, besides its trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from gantune.errors import GantuneError
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.run import Run
 from gantune.space import load_space
+from gantune.threads import on_threads
 from gantune.trial import train_trial
 
 SPACE = """
@@ -50,20 +51,18 @@ def finished(tmp_path_factory):
     reference = load_reference(run.reference_path)
     run.settle(reference.named("fid"), reference.key)
     ledger = Ledger(run, space, Study(run.study_path, space, 500.0))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    while (proposal := ledger.next()) is not None:
-        at = ledger.folder(proposal.number)
-        chunks = 2 if proposal.number == CHUNKED else 1
-        reports = train_trial(proposal.config, images, reference, at, torch.device("cpu"), micro_batches=chunks)
-        for count, progress in enumerate(reports, 1):
-            stopped = proposal.number == STOPPED and count == 2
-            of_machine = {"gpu_utilization": 0.7, "gpu_memory": 0.2}  # as a worker adds; never the same again
-            progress = dataclasses.replace(progress, metrics={**progress.metrics, **of_machine})
-            ledger.record(proposal.number, progress, stopped=stopped)
-            if stopped:
-                break
-    torch.set_num_threads(threads)
+    with on_threads(1):
+        while (proposal := ledger.next()) is not None:
+            at = ledger.folder(proposal.number)
+            chunks = 2 if proposal.number == CHUNKED else 1
+            reports = train_trial(proposal.config, images, reference, at, torch.device("cpu"), micro_batches=chunks)
+            for count, progress in enumerate(reports, 1):
+                stopped = proposal.number == STOPPED and count == 2
+                of_machine = {"gpu_utilization": 0.7, "gpu_memory": 0.2}  # as a worker adds; never the same again
+                progress = dataclasses.replace(progress, metrics={**progress.metrics, **of_machine})
+                ledger.record(proposal.number, progress, stopped=stopped)
+                if stopped:
+                    break
     return run
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantune.accumulation import fewer
+from gantune.config import BUDGETS
 from gantune.driver.attempts import FILE as ATTEMPTS
 from gantune.driver.attempts import Attempts, read_attempts, write_attempts
 from gantune.driver.keeping import Keeping
@@ -21,7 +22,7 @@ from gantune.results import Row
 from gantune.run import Run
 from gantune.situation import Key, Outline, Situation, Tally
 from gantune.space import SearchSpace
-from gantune.spending import BUDGETS, Limit
+from gantune.spending import Limit
 from gantune.trial import Progress
 from gantune.writing import dump, trial_document
 

@@ -77,11 +77,12 @@ def _written_together(folder: Path) -> Iterator[Path]:
         if taken and WEIGHTS not in taken:
             raise GantuneError(f"{folder}: has {', '.join(taken)} already, and is no earlier export; name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-", ignore_cleanup_errors=True) as made:
-            yield Path(made)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-", ignore_cleanup_errors=True) as partial:
+            made = Path(partial)
+            yield made
             for name in FILES:  # weights first: what has them is an export, and may be written over
-                if (Path(made) / name).exists():
-                    (Path(made) / name).replace(folder / name)
+                if (made / name).exists():
+                    (made / name).replace(folder / name)
                 else:
                     (folder / name).unlink(missing_ok=True)  # it would be another network's
     except OSError as error:

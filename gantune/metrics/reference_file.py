@@ -128,9 +128,8 @@ def _make(
     device: torch.device,
 ) -> None:
     net = _build(features, images.shape)
-    learn = getattr(net, "learn", None)
-    with on_threads(LEARNING_THREADS):
-        accuracy = learn(images, report) if learn is not None else None
+    learns = getattr(net, "learn", None) is not None
+    accuracy = _learned(net, images, report) if learns else None
     net.to(device)
     generator = torch.Generator().manual_seed(1)
     rows = torch.from_numpy(images.train_rows)
@@ -146,11 +145,6 @@ def _make(
         raise DataError(f"{images.name}: its images are all the same; there is nothing to learn")
     if not spread(kept[:NEIGHBOURS]) > 0:
         raise DataError(f"features `{features.name}`: are the same for every picture, and measure nothing")
-    classify = getattr(net, "classify", None)
-    shares = torch.zeros(0)
-    if classify is not None:
-        logits = classify(kept.to(device)).cpu()
-        shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(kept)
     kernel_mean = self_similarity(kept[:KERNEL])
     tensors = {
         "mean": gaussian.mean,
@@ -161,11 +155,11 @@ def _make(
         "held": held,
         "held_labels": torch.zeros(0) if images.labels is None else torch.from_numpy(images.labels[images.held_rows]),
         "held_nearest": nearest(held_features, kept),
-        "class_shares": shares,
+        "class_shares": _class_shares(net, kept.to(device)),
         "probes": near[:PROBES],
         "probe_features": found[:PROBES],
     }
-    if learn is not None:
+    if learns:
         tensors |= {f"net.{name}": value for name, value in net.state_dict().items()}
     meta = {
         "wish": wish,
@@ -183,6 +177,22 @@ def _make(
         "rank": effective_rank(kept[:NEIGHBOURS]),
     }
     write_checkpoint(path, "reference", tensors, meta)
+
+
+def _learned(net: Any, images: DataSet, report: Callable[[str], None]) -> float:
+    """The accuracy of a network that learns its features, once it has."""
+    with on_threads(LEARNING_THREADS):
+        accuracy: float = net.learn(images, report)
+    return accuracy
+
+
+def _class_shares(net: nn.Module, features: Tensor) -> Tensor:
+    """Shares [K], on the CPU, of the classes that a network sees in features [N, D]; none where it knows no classes."""
+    classify = getattr(net, "classify", None)
+    if classify is None:
+        return torch.zeros(0)
+    logits = classify(features).cpu()
+    return torch.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(features)
 
 
 def _label(net: nn.Module, features: Component) -> str:
