@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,11 @@ def test_wandb_keeps_an_artifact_offline(monkeypatch, tmp_path, folder, winner):
     kept = Path(push("wandb:gans", folder, winner))
     assert kept.is_relative_to(tmp_path)
     (log,) = kept.parent.glob("*.wandb")
-    content = log.read_bytes()
+    content = b""
+    deadline = time.monotonic() + 60
+    while not (b"generator.pt2" in content and b"gantune.reproduce" in content) and time.monotonic() < deadline:
+        content = log.read_bytes()  # wandb's own process may still be writing it
+        time.sleep(0.1)
     assert b"generator.pt2" in content
     assert b"gantune.reproduce" in content
     shutil.rmtree(kept.parent)
