@@ -3,8 +3,11 @@
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+_unfinished: set[Path] = set()  # files and folders that this process writes under another name
 
 
 @contextlib.contextmanager
@@ -17,6 +20,7 @@ def whole(path: Path) -> Iterator[Path]:
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _unfinished.add(partial)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -26,3 +30,22 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        _unfinished.discard(partial)
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Mark a file or folder as one to remove if the process is ended at once."""
+    _unfinished.add(path)
+    try:
+        yield path
+    finally:
+        _unfinished.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has begun to write, before it is ended at once."""
+    for path in list(_unfinished):
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -79,6 +79,24 @@ def _key(text: str) -> str:
     return _by_ruamel({text: 0})[: -len(": 0\n")]
 
 
+def same_trial(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two documents of trials mean the same, wherever their data are and whatever score ends them.
+
+    References tell data apart, and a search may go on beyond its first target.
+    """
+
+    def what_counts(document: Mapping[str, Any]) -> dict[str, Any]:
+        aside = {"data": {**document["data"], "dataset": None}, "budget": {**document["budget"], "target": None}}
+        return {**document, **aside}
+
+    return what_counts(one) == what_counts(other)
+
+
+def moved(dataset: str) -> list[str]:
+    """Return the overrides that read a trial's configuration with its data at another place."""
+    return [f"data.dataset={json.dumps(dataset, ensure_ascii=False)}"]
+
+
 def trial_document(config: TrialConfig) -> dict[str, Any]:
     """A configuration in the language of space files; `load_trial` reads it back to an equal value."""
     space: dict[str, Any] = {}

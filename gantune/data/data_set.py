@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from filelock import FileLock
 from PIL import Image, ImageOps
@@ -25,6 +26,7 @@ from torch import Tensor
 from gantune import plugins
 from gantune.config import DataConfig
 from gantune.data.cache import cache_directory
+from gantune.data.files import hash_files
 from gantune.data.image_folder import image_folder
 from gantune.data.parquet import parquet
 from gantune.data.source import Example, Source
@@ -48,8 +50,9 @@ class DataSet:
     """What is to be learned, decoded.
 
     `examples`: pictures, uint8 [N, C, S, S], or points, float32 [N, D] of about unit deviation. `labels`: int64 [N],
-    or None. `key` names examples and form. Generators learn from `train_rows`; `held_rows` are what nothing is trained
-    on, so that copying can be told from learning.
+    or None. `key` names examples and form; `files` is a table of the files that they come from (hash_files), or None.
+    Generators learn from `train_rows`; `held_rows` are what nothing is trained on, so that copying can be told from
+    learning.
     """
 
     name: str
@@ -57,6 +60,7 @@ class DataSet:
     examples: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64] | None
     class_names: tuple[str, ...]
+    files: pa.Table | None = None
 
     @property
     def shape(self) -> Shape:
@@ -101,16 +105,19 @@ def open_data(config: DataConfig, report: Report = lambda text: None) -> DataSet
     source = open_source(config)
     if isinstance(source, DataSet):
         return source
-    wish = f"{FORMAT}\0{source.identity}\0{config.size}\0{config.channels}"
-    key = hashlib.sha256(wish.encode()).hexdigest()[:16]
-    folder = cache_directory() / "images" / key
+    copies = cache_directory() / "images"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        copies.mkdir(parents=True, exist_ok=True)
+        files = hash_files(source.files, Path(config.dataset), report) if source.files else None
+        identity = source.identity + ("" if files is None else "".join(files["sha256"].to_pylist()))
+        wish = f"{FORMAT}\0{identity}\0{config.size}\0{config.channels}"
+        key = hashlib.sha256(wish.encode()).hexdigest()[:16]
+        folder = copies / key
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
-                _decode(source, config, folder, report)
+                _decode(source, config, folder, files, report)
     except OSError as error:
-        raise DataError(f"{folder.parent}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
+        raise DataError(f"{copies}: cannot be written: {error}; set GANTUNE_CACHE to another folder") from error
     labels = folder / "labels.npy"
     try:
         return DataSet(
@@ -119,6 +126,7 @@ def open_data(config: DataConfig, report: Report = lambda text: None) -> DataSet
             examples=np.load(folder / "images.npy", mmap_mode="r"),
             labels=np.load(labels) if labels.exists() else None,
             class_names=tuple(json.loads((folder / "classes.json").read_text())),
+            files=files,
         )
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: the decoded copy is damaged: {error}; remove it, and it is made again") from error
@@ -142,9 +150,9 @@ def _named(config: DataConfig) -> Source | DataSet:
     path = Path(config.dataset)
     if path.is_dir():
         shards = sorted(path.rglob("*.parquet"))
-        return parquet(shards, config) if shards else image_folder(path)
+        return parquet(shards, path, config) if shards else image_folder(path)
     if path.is_file():
-        return parquet([path], config)
+        return parquet([path], path.parent, config)
     hint = did_you_mean(config.dataset, plugins.names("dataset"))
     raise DataError(f"{path}: no such file or folder{hint}; set data.dataset")
 
@@ -165,19 +173,23 @@ def _own(factory: plugins.Factory, config: DataConfig) -> Source | DataSet:
 
     try:
         source: Source | DataSet = factory(config)
+        if isinstance(source, Source):
+            files = {str(name): Path(path) for name, path in source.files.items()}
+            return replace(source, examples=examples(source.examples), files=files)
     except GantuneError:
         raise
     except Exception as error:
         raise _failed(error) from error
-    if isinstance(source, Source):
-        return replace(source, examples=examples(source.examples))
     if not isinstance(source, DataSet):
         raise DataError(f"dataset `{config.dataset}`: expected a Source or a DataSet, got a {type(source).__name__}")
     return source
 
 
-def _decode(source: Source, config: DataConfig, folder: Path, report: Report) -> None:
-    """Write the decoded copy under a temporary name, then rename it: a copy that exists is whole."""
+def _decode(source: Source, config: DataConfig, folder: Path, files: pa.Table | None, report: Report) -> None:
+    """Write the decoded copy under a temporary name, then rename it: a copy that exists is whole.
+
+    files: those that the copy is named after.
+    """
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
     try:
         labels: list[int | None] = []
@@ -203,6 +215,8 @@ def _decode(source: Source, config: DataConfig, folder: Path, report: Report) ->
         if all(label is not None for label in labels) and len(set(labels)) > 1:
             np.save(partial / "labels.npy", _dense(labels, len(source.class_names)))
         (partial / "classes.json").write_text(json.dumps(source.class_names))
+        if files is not None and not files.equals(hash_files(source.files, Path(config.dataset))):
+            raise DataError(f"{config.dataset}: its files changed while they were read; run the same command again")
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

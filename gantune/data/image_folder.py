@@ -17,12 +17,9 @@ def image_folder(folder: Path) -> Source:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise DataError(f"{folder}: there are no images and no Parquet files in it; expected .png, .jpg and the like")
-    tops = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in files]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    tops = [name.partition("/")[0] if "/" in name else "" for name in named]
     class_names = () if "" in tops or len(set(tops)) < 2 else tuple(sorted(set(tops)))
-    digest = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
 
     def opened(*, decoded: bool) -> Iterator[Example]:
         for path, top in zip(files, tops, strict=True):
@@ -35,9 +32,10 @@ def image_folder(folder: Path) -> Source:
                 raise DataError(f"{path}: cannot be read as an image: {error}; mend or remove it") from error
 
     return Source(
-        identity=digest.hexdigest(),
+        identity=hashlib.sha256("\0".join(named).encode("utf-8", "surrogateescape")).hexdigest(),
         count=len(files),
         class_names=class_names,
         examples=opened(decoded=True),
         headers=opened(decoded=False),
+        files=named,
     )

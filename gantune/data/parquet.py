@@ -16,12 +16,12 @@ from gantune.errors import DataError
 from gantune.plugins import did_you_mean
 
 
-def parquet(files: list[Path], config: DataConfig) -> Source:
-    """The pictures of one or more Parquet files of one schema.
+def parquet(files: list[Path], folder: Path, config: DataConfig) -> Source:
+    """The pictures of one or more Parquet files of one schema in a folder.
 
     Raises DataError where a file is not Parquet, or where the columns are missing or of another type.
     """
-    digest = hashlib.sha256(f"{config.image_column}\0{config.label_column}".encode())
+    named: dict[str, Path] = {}
     count = 0
     schema: pa.Schema | None = None
     for path in files:
@@ -32,12 +32,13 @@ def parquet(files: list[Path], config: DataConfig) -> Source:
                 schema = schema or shard.schema_arrow
                 if _labelled(schema, config) != _labelled(shard.schema_arrow, config):
                     raise DataError(f"{path}: its labels are not of the kind that {files[0].name} has; make them alike")
+                name = path.relative_to(folder)
+                named |= {name.as_posix(): path}
+                named |= {(name.parent / place).as_posix(): path.parent / place for place in _outside(shard, config)}
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"{path}: cannot be read as Parquet: {error}; data are a folder of images or Parquet"
             ) from error
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     assert schema is not None
     if not count:
         raise DataError(f"{files[0]}: has no rows")
@@ -52,12 +53,14 @@ def parquet(files: list[Path], config: DataConfig) -> Source:
                 raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
 
     names = _class_names(schema, config.label_column) if labelled else ()
+    shards = [path.relative_to(folder).as_posix() for path in files] if len(files) > 1 else []
     return Source(
-        identity=digest.hexdigest(),
+        identity=hashlib.sha256(json.dumps([config.image_column, config.label_column, shards]).encode()).hexdigest(),
         count=count,
         class_names=names,
         examples=opened(decoded=True),
         headers=opened(decoded=False),
+        files=named,
     )
 
 
@@ -86,6 +89,29 @@ def _examples(path: Path, columns: list[str], decoded: bool) -> Iterator[Example
             for cell, label in zip(cells, labels, strict=True):
                 yield _open(path, row, cell, decoded), label
                 row += 1
+
+
+def _outside(shard: pq.ParquetFile, config: DataConfig) -> Iterator[str]:
+    """Yield the paths of the pictures that lie outside of a Parquet file."""
+    column = config.image_column
+    kind = shard.schema_arrow.field(column).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return
+    for group in range(shard.num_row_groups):
+        if _may_be_null(shard.metadata.row_group(group), f"{column}.bytes"):
+            for batch in shard.iter_batches(1024, row_groups=[group], columns=[column]):
+                yield from (
+                    cell["path"]
+                    for cell in batch.column(0).to_pylist()
+                    if cell and cell["bytes"] is None and cell["path"]
+                )
+
+
+def _may_be_null(group: pq.RowGroupMetaData, path: str) -> bool:
+    """Whether values of a column may be missing: those of most files never are, and so are not read for this."""
+    columns = (group.column(index) for index in range(group.num_columns))
+    found = next((column.statistics for column in columns if column.path_in_schema == path), None)
+    return found is None or not found.has_null_count or bool(found.null_count)
 
 
 def _check_image_column(path: Path, schema: pa.Schema, column: str) -> None:

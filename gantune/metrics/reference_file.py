@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.config import AUTO, Component, ObjectiveConfig
 from gantune.data.cache import cache_directory
 from gantune.data.data_set import DataSet
+from gantune.data.files import differing
 from gantune.errors import CheckpointError, DataError, PluginError
-from gantune.metrics.features import CHUNK, extract
+from gantune.metrics.features import CHUNK, SECONDS_BETWEEN_REPORTS, extract
 from gantune.metrics.frechet import Gaussian, effective_rank
 from gantune.metrics.kernel import self_similarity
 from gantune.metrics.neighbours import NEIGHBOURS_COVERAGE, NEIGHBOURS_RECALL, nearest, radii, spread
@@ -30,6 +32,7 @@ KEPT_BYTES = 64 * 2**20  # of the reals' features, behind the nearest neighbours
 LEAST_PER_FEATURE = {"fid": 4, "fid_inf": 2, "kid": 0}  # samples, with fewer of which too little variety is rewarded
 WIDEST = 8_192  # features: their covariance is half a gigabyte, and its eigenvalues take minutes
 LEARNING_THREADS = 2  # more or fewer give other weights, and scores that cannot be compared to the last bit
+NAMED = 3  # files that differ, in a message
 PROBES = 8  # examples whose features tell whether a network is still the same
 
 # Fields that the file holds beside those of MOVED: tensors that stay on the CPU, where classifiers are trained, and
@@ -75,12 +78,17 @@ def reference_wish(images: DataSet, features: Component = AUTO) -> str:
     return hashlib.sha256(wish.encode()).hexdigest()[:16]
 
 
-def check_reference(images: DataSet, objective: ObjectiveConfig, reference: Reference) -> None:
-    """Raise DataError where a reference was made from other data or features, or does not tell what is asked for."""
+def check_reference(
+    images: DataSet, objective: ObjectiveConfig, reference: Reference, recorded: Path | None = None
+) -> None:
+    """Raise DataError where a reference was made from other data or features, or does not tell what is asked for.
+
+    recorded: the table of the files that the reference was made from, which tells what differs; it may be missing.
+    """
     if reference_wish(images, objective.features) != reference.wish:
         raise DataError(
-            f"{images.name}: is not the data that this run's scores are measured against; "
-            "put the old data back, or start a new run with --name"
+            f"{images.name}: the data differs from that which this run's scores are measured against"
+            f"{_differences(images, recorded)}; restore it, or start a new run with --name"
         )
     width = reference.gaussian.mean.numel()
     metric = max(objective.names, key=lambda name: LEAST_PER_FEATURE.get(name, 0))
@@ -96,6 +104,15 @@ def check_reference(images: DataSet, objective: ObjectiveConfig, reference: Refe
         for use, metrics in uses.items():
             if "modes" in metrics:
                 raise DataError(f"features `{objective.features.name}` know no classes, so `modes` cannot be {use}")
+
+
+def _differences(images: DataSet, recorded: Path | None) -> str:
+    """The first files that differ and how many do, in brackets; nothing where that is not known."""
+    files = [] if recorded is None or images.files is None else differing(recorded, images.files)
+    if not files:
+        return ""
+    more = f" and {len(files) - NAMED:,} more" if len(files) > NAMED else ""
+    return f" ({len(files):,} file{'s' * (len(files) > 1)}: {', '.join(files[:NAMED])}{more})"
 
 
 def _readable(path: Path) -> bool:
@@ -212,6 +229,7 @@ def _features_of(
 ) -> Tensor:
     """Features [N, D] of examples, on the CPU. Raises DataError where the network does not keep its contract."""
     found: list[Tensor] = []
+    reported = 0.0
     for chunk in torch.split(rows, CHUNK):
         try:
             found.append(extract(net, torch.from_numpy(images.examples[chunk.numpy()]), device).cpu())
@@ -228,8 +246,10 @@ def _features_of(
                 f"features `{features.name}`: {found[-1].shape[1]} of them are too many for their covariance, at most "
                 f"{WIDEST}; lower data.size, or use other features"
             )
-        if len(found) % 10 == 0:
-            report(f"measuring the real data ({features.name}): {len(found) * CHUNK:,} of {len(rows):,} examples")
+        if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
+            reported, done = time.monotonic(), min(len(rows), len(found) * CHUNK)
+            what = f"measuring the real data ({features.name})"
+            report(f"{what}: {done:,} of {len(rows):,} examples ({done / len(rows):.0%})")
     return torch.cat(found)
 
 
