@@ -1,10 +1,11 @@
-"""A first search space for somebody's own data: what suits it, and what fits the machine and the time.
+"""A first search space for a user's own data: components that suit the data, and a budget that fits machine and time.
 
-Choices follow from what is found: the pictures' sizes, count and labels, whether there is a GPU, and how fast a few
+Choices follow from measurements: the pictures' sizes, count and labels, whether there is a GPU, and how fast a few
 configurations of the space itself train here.
 """
 
 import json
+import math
 import re
 import tempfile
 import textwrap
@@ -15,13 +16,15 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from gantune.config import DataConfig
-from gantune.data.data_set import DataSet, open_data
+from gantune.data.data_set import HELD_OUT
 from gantune.errors import DataError
-from gantune.metrics.reference import Reference
-from gantune.metrics.reference_file import LEAST_PER_FEATURE, check_reference, load_reference, prepare_reference
+from gantune.metrics.reference_file import LEAST_PER_FEATURE, check_reference
 from gantune.models.networks import ImageShape
-from gantune.pace import TIMED, TIMED_SECONDS, Budget, Pace, fit_budget, measure_pace, share_trained
+from gantune.pace import disk, measure_pace
+from gantune.plan import REDUCTION, Budget, Clock, Paces, Plan, Preparation, Work, make_plan, starting
+from gantune.probe import Probe, prepare, source_count
 from gantune.space import SearchSpace, load_space
+from gantune.spending import duration
 from gantune.survey import Machine, Survey, look_at_machine, survey
 from gantune.trainer import choose_device
 
@@ -31,6 +34,8 @@ FEW = 10_000  # pictures, below which augmentation is worth a try
 LEAST_OF_CLASS = 10  # pictures, and MOST_CLASSES, for labels to be worth a try
 MOST_CLASSES = 100
 SAMPLES_PER_PIXEL = 12_000  # of a side, after which small GANs have mostly shown what they can do
+
+DRAFT = Plan(budget=Budget(trials=24, samples=100_000), preparation=Preparation())  # of the space that is timed
 
 Report = Callable[[str], None]
 
@@ -43,33 +48,41 @@ class FirstSpace:
     said: tuple[str, ...]
 
 
-def first_space(dataset: str, name: str, hours: float, report: Report = lambda text: None) -> FirstSpace:
-    """A space for a data set that a search can finish in about `hours` on this machine.
+def first_space(
+    dataset: str, name: str, hours: float, report: Report = lambda text: None, clock: Clock | None = None
+) -> FirstSpace:
+    """Return a space for a data set that a search can finish in so many hours on this machine.
 
+    The clock says how long this itself may take; what does not fit is left to the search, and counts there.
     Raises DataError where the data are missing, unreadable, too few, or too big for the disk.
     """
+    clock = clock or Clock()
+    imports = clock.spent
     _check_text(dataset)
     report(f"looking at {dataset}")
-    data, found = survey(dataset)
+    data, found, source = survey(dataset, clock)
     machine = look_at_machine()
     if found is not None:
         data = replace(data, size=choose_size(found, gpu=machine.gpus > 0))
-        data = replace(data, channels="rgb") if 0 < found.grey < found.count else data
+        data = replace(data, channels="rgb") if 0 < found.grey < found.seen else data
         _check_disk(data, found, machine)
-    images = open_data(data, report)
     device = choose_device()
-    reference = load_reference(prepare_reference(images, report=report, device=device))
-    draft = _Draft(name=name, data=data, found=found, machine=machine, images=images, hours=hours, reference=reference)
-    space = _read(draft.text(Budget(trials=24, samples=100_000, seconds=0.0)), name)
-    check_reference(images, space.objective, reference)
+    probe = prepare(data, found, source, clock, report, device)
+    draft = _Draft(
+        name=name, data=data, found=found, machine=machine, probe=probe, hours=hours, count=source_count(source)
+    )
+    space = _read(draft.text(DRAFT), name)
+    if probe.learned:
+        check_reference(probe.images, space.objective, probe.reference)
     report("timing a few configurations")
-    pace = measure_pace(space, images, reference.to(device), device)
-    at_once, trained = machine.at_once(space.resources), share_trained(space)
-    budget = fit_budget(pace, draft.enough, at_once, hours, space.objective.reports, trained)
-    text = draft.text(budget)
-    disk = pace.disk(_read(text, name), at_once)
-    said = (*draft.said(), *_said(budget, pace, machine, hours, at_once, trained), _room(machine, disk))
-    return FirstSpace(text=text, said=said)
+    paces = measure_pace(space, probe.images, probe.reference, device, clock, probe.synthetic)
+    work = Work(machine.at_once(space.resources), space.objective.reports)
+    preparation = Preparation(starting=starting(imports), data=probe.data, features=probe.features)
+    plan = make_plan(paces, draft.enough, work, preparation, hours)
+    text = draft.text(plan)
+    needed = disk(_read(text, name), work.at_once, paces.checkpoint)
+    time = _time(plan, clock, hours)
+    return FirstSpace(text=text, said=(*draft.said(), *_said(plan, paces, work, hours), time, _room(machine, needed)))
 
 
 def choose_size(found: Survey, *, gpu: bool) -> int:
@@ -88,9 +101,9 @@ class _Draft:
     data: DataConfig
     found: Survey | None
     machine: Machine
-    images: DataSet
+    probe: Probe
     hours: float
-    reference: Reference
+    count: int
 
     @property
     def enough(self) -> int:
@@ -100,45 +113,51 @@ class _Draft:
     @property
     def conditional(self) -> bool:
         """Whether labels are worth a try."""
-        counts = self.images.class_counts
+        counts = self._classes
         return 1 < len(counts) <= MOST_CLASSES and min(counts) >= LEAST_OF_CLASS and self.found is not None
+
+    @property
+    def _classes(self) -> tuple[int, ...]:
+        """How many examples each class has."""
+        images = self.probe.images
+        return images.class_counts if self.probe.whole or self.found is None else self.found.classes
 
     @property
     def batches(self) -> list[int]:
         """Batch sizes of which the training data hold two."""
-        most = min(len(self.images.train_rows) // 2, 128 if self.machine.gpus else 64)
+        most = min(round((1 - HELD_OUT) * self.count) // 2, 128 if self.machine.gpus else 64)
         return [size for size in (16, 32, 64, 128) if size <= most][-2:] or [2]
 
     def samples(self) -> tuple[int, int, int]:
         """Generated samples behind a report and a final score, and the fewest that this many features allow."""
-        least = LEAST_PER_FEATURE["fid"] * self.reference.gaussian.mean.numel()
+        least = LEAST_PER_FEATURE["fid"] * self.probe.reference.gaussian.mean.numel()
         reported = max(2000 if self.machine.gpus else 1000, least)
         return reported, 5 * reported, least
 
     def contents(self) -> str:
         """The data in words."""
-        counts = self.images.class_counts
+        counts = self._classes
         labels = "no labels"
         if counts:
             labels = f"{len(counts)} classes of {min(counts):,} to {max(counts):,}"
-        what = str(self.found) if self.found else f"{len(self.images.examples):,} {self.images.shape}"
+        what = str(self.found) if self.found else f"{self.count:,} {self.probe.images.shape}"
         return f"{what}; {labels}"
 
     def said(self) -> tuple[str, ...]:
         """What was found and chosen, but for the budget."""
         found = [f"{self.data.dataset}: {self.contents()}", f"this machine: {self.machine}"]
-        if isinstance(self.images.shape, ImageShape):
+        if isinstance(self.probe.images.shape, ImageShape):
             found.append(f"size: {self._size()}")
         networks = [f"networks: {', '.join(self._architectures())}"]
         if self.conditional:
             networks.append("whether labels help is searched")
         if self._few:
-            networks.append("augmentation is searched, as the pictures are few")
+            networks.append("augmentation is searched because the pictures are few")
         found.append("; ".join(networks))
         reported, final, least = self.samples()
         found.append(
-            f"score: fid in the sight of `{self.reference.label}`, from {reported:,} samples a report and {final:,} at "
-            f"the end; at least {least} are needed"
+            f"score: fid of `{self.probe.label}` features, from {reported:,} samples a report and {final:,} at the "
+            f"end; at least {least} are needed"
         )
         return tuple(found)
 
@@ -159,7 +178,7 @@ class _Draft:
 
     @property
     def _few(self) -> bool:
-        return self.found is not None and len(self.images.examples) < FEW
+        return self.found is not None and self.count < FEW
 
     def _architectures(self) -> dict[str, str]:
         """The architectures and what is searched of each."""
@@ -188,8 +207,9 @@ class _Draft:
             "DCGAN as published, Radford et al. 2016, in small",
         )
 
-    def text(self, budget: Budget) -> str:
+    def text(self, plan: Plan) -> str:
         """The whole file."""
+        budget = plan.budget
         reported, final, _ = self.samples()
         architecture, source = self._baseline()
         augmented, plain = "", ""
@@ -201,7 +221,7 @@ class _Draft:
 {_comment(f"Which GAN draws what is in {self.data.dataset} best?")}
 #
 {_comment(self.contents() + ".")}
-{_comment(f"Cost: about {_duration(budget.seconds)}, on {self.machine}; measured with a few steps.")}
+{_comment(self._cost(plan))}
 # All of it may be changed: `gantune show architectures` (losses, penalties, ...) lists what else there is.
 
 version: 1
@@ -213,7 +233,7 @@ objective:
   samples: {{report: {reported}, final: {final}}}
   constraints: [recall >= 0.1]          # a small-sample distance alone rewards too little variety
 budget: {{trials: {budget.trials}, samples_per_trial: {budget.samples:_}, hours: {self.hours:g}}}
-search: {{sampler: tpe, scheduler: {{asha: {{first_rung: 0.08, reduction: 2}}}}, seed: 0}}
+search: {{sampler: tpe, scheduler: {{asha: {{first_rung: {budget.first_rung:g}, reduction: {REDUCTION:g}}}}}, seed: 0}}
 
 space:
   architecture:
@@ -238,6 +258,17 @@ baseline:                               # {source}
   batch_size: {batches[-1]}
 """
 
+    def _cost(self, plan: Plan) -> str:
+        """What a search costs, for the file's comment."""
+        before, training = plan.preparation.total, plan.budget.seconds
+        cost = (
+            f"Cost: about {duration(before + training)} on {self.machine}, {duration(before)} of it preparation; "
+            "measured with a few steps."
+        )
+        if not plan.budget.fits:
+            cost += " That is longer than budget.hours, so trials will be paused; gantune resume continues them."
+        return cost
+
     def _data(self) -> str:
         """The data section; what is as it would be without being said is left out."""
         data, usual = self.data, DataConfig()
@@ -250,18 +281,40 @@ baseline:                               # {source}
         return ", ".join(f"{key}: {value}" for key, value in named.items())
 
 
-def _said(budget: Budget, pace: Pace, machine: Machine, hours: float, at_once: int, trained: float) -> tuple[str, ...]:
-    """The budget in words, and what it rests on."""
-    expected = f"about {_duration(budget.seconds)} of the {_duration(hours * 3600)} asked for"
-    if budget.seconds > hours * 3600:
-        expected = (
-            f"about {_duration(budget.seconds)}, so that the search ends after {_duration(hours * 3600)} unfinished"
+def _said(plan: Plan, paces: Paces, work: Work, hours: float) -> tuple[str, ...]:
+    """The budget in words, what it rests on, and what more time would give."""
+    budget, better = plan.budget, plan.chance
+    lines = [
+        f"budget: {budget.trials} trials of {budget.samples:,} samples, {work.at_once} at once; early stops compare "
+        f"them from {budget.first_rung:.0%} of that on",
+        f"measured: {1 / paces.sample:,.0f} samples a second and {paces.report:.2g} s a report, the mean of the slower "
+        f"half of {len(paces.timed)} configurations, beside whatever runs here now",
+    ]
+    if better is not None and plan.chance_hours > hours:
+        lines.append(
+            f"a real chance: --hours {plan.chance_hours:.2g} for {better.trials} trials of {better.samples:,} samples: "
+            "in less time few trials are compared, or early scores tell little"
         )
+    return tuple(lines)
+
+
+def _time(plan: Plan, clock: Clock, hours: float) -> str:
+    """What this command took, and what the search does with its time."""
+    preparation, training = plan.preparation, duration(plan.budget.seconds)
+    took = f"init took {duration(clock.spent)}"
+    if clock.left < 0:
+        took += f", more than {duration(clock.limit)}, a tenth of the time, because a shorter look would tell nothing"
+    elif clock.limit < math.inf:
+        took += f" of at most {duration(clock.limit)}"
+    left = [("decoding", preparation.data), ("learning features", preparation.features)]
+    parts = [f"{duration(seconds)} of it {what}" for what, seconds in left if seconds >= 1]
+    search = f"the search gets {duration(hours * 3600)}: about {duration(preparation.total)} of preparation"
+    search += f" ({', '.join(parts)})" if parts else ""
+    if plan.budget.fits:
+        return f"time: {took}; {search}, {training} of training"
     return (
-        f"budget: {budget.trials} trials of {budget.samples:,} samples, {at_once} at once: {expected}",
-        f"measured: {1 / pace.sample:,.0f} samples a second and {pace.report:.2g} s a report, the mean of the "
-        f"slower half of {TIMED} configurations, {TIMED_SECONDS:g} s each, beside whatever runs here now; "
-        f"ASHA is taken to train {trained:.0%} of all samples",
+        f"time: {took}; {search}; the training of {plan.budget.trials} trials takes about {training}, so trials will "
+        "be paused when the time is over, and `gantune resume` with more budget.hours continues them"
     )
 
 
@@ -304,11 +357,3 @@ def _comment(text: str) -> str:
     shown = "".join(character if character.isprintable() else " " for character in text)
     lines = textwrap.wrap(" ".join(shown.split()), 110, break_long_words=False)
     return "\n".join(f"# {line}" for line in lines)
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            count = f"{seconds / length:.2g}"
-            return f"{count} {unit}{'s' * (count != '1')}"
-    return f"{max(1, round(seconds))} seconds"

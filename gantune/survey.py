@@ -1,7 +1,8 @@
-"""What somebody's data and machine are like, before anything is decoded or trained."""
+"""A look at data and machine before anything is decoded or trained."""
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,27 +10,36 @@ import torch
 
 from gantune.config import DataConfig, ResourcesConfig
 from gantune.data.cache import cache_directory
-from gantune.data.data_set import GREY, open_source
+from gantune.data.data_set import GREY, LEAST, DataSet, open_source
 from gantune.data.parquet import guess_columns
 from gantune.data.source import Source
+from gantune.plan import Clock
+
+HEADERS_SHARE = 0.2  # of the time that there is, after which the other headers are left unread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """Pictures of any sizes. `sizes`: width and height of each, in the order of the shorter side; `grey`: how many."""
+    """Pictures of any sizes.
+
+    `sizes`: width and height of each picture looked at, in the order of the shorter side; `grey`: how many of them
+    are; `count`: of all pictures; `classes`: how many of those looked at have each label, empty without labels.
+    """
 
     sizes: tuple[tuple[int, int], ...]
     grey: int
+    count: int
+    classes: tuple[int, ...] = ()
 
     @property
-    def count(self) -> int:
-        """How many there are."""
+    def seen(self) -> int:
+        """How many pictures were looked at."""
         return len(self.sizes)
 
     @property
     def side(self) -> int:
         """The shorter side of the median picture."""
-        return min(self.sizes[self.count // 2])
+        return min(self.sizes[self.seen // 2])
 
     @property
     def square(self) -> bool:
@@ -37,29 +47,40 @@ class Survey:
         return self.sizes[0][0] == self.sizes[0][1] and len(set(self.sizes)) == 1
 
     def __str__(self) -> str:
-        colour = "RGB" if not self.grey else "grey" if self.grey == self.count else f"RGB ({self.grey:,} of them grey)"
-        smallest, median, largest = ("x".join(map(str, self.sizes[at])) for at in (0, self.count // 2, -1))
+        colour = "RGB" if not self.grey else "grey" if self.grey == self.seen else f"RGB ({self.grey:,} of them grey)"
+        smallest, median, largest = ("x".join(map(str, self.sizes[at])) for at in (0, self.seen // 2, -1))
+        part = f" (the first {self.seen:,} of them looked at)" if self.seen < self.count else ""
         if smallest == largest:
-            return f"{self.count:,} {colour} pictures of {median}"
-        return f"{self.count:,} {colour} pictures: smallest {smallest}, median {median}, largest {largest}"
+            return f"{self.count:,} {colour} pictures of {median}{part}"
+        return f"{self.count:,} {colour} pictures: smallest {smallest}, median {median}, largest {largest}{part}"
 
 
-def survey(dataset: str) -> tuple[DataConfig, Survey | None]:
-    """Where the pictures are, and what they are like, told from their headers where they have any; None for points.
+def survey(dataset: str, clock: Clock | None = None) -> tuple[DataConfig, Survey | None, Source | DataSet]:
+    """Return where the pictures are, what they are like by their headers where they have any, and their source.
 
-    Raises DataError where they are missing, unreadable or too few.
+    Points have no survey. Where the clock leaves too little time for all headers, the first ones are looked at.
+    Raises DataError where pictures are missing, unreadable or too few.
     """
+    clock = clock or Clock()
     config = _columns(dataset)
     source = open_source(config)
     if not isinstance(source, Source):
         channels, *sides = source.shape.dims
         sizes = [(sides[0], sides[1])] * len(source.examples) if sides else []
-        return config, Survey(sizes=tuple(sizes), grey=len(sizes) * (channels == 1)) if sizes else None
-    sizes, grey = [], 0
-    for picture, _ in source.headers or source.examples:
+        grey = len(sizes) * (channels == 1)
+        found = Survey(sizes=tuple(sizes), grey=grey, count=len(sizes), classes=source.class_counts)
+        return config, found if sizes else None, source
+    sizes, grey, labels = [], 0, Counter[int | None]()
+    until = clock.spent + HEADERS_SHARE * clock.left
+    for picture, label in source.headers or source.examples:
         sizes.append(picture.size)
         grey += picture.mode in GREY
-    return config, Survey(sizes=tuple(sorted(sizes, key=lambda size: (min(size), size))), grey=grey)
+        labels[label] += 1
+        if len(sizes) >= LEAST and clock.spent > until:
+            break
+    classes = () if None in labels or len(labels) < 2 else tuple(labels[label] for label in sorted(labels))  # type: ignore[type-var]
+    sizes.sort(key=lambda size: (min(size), size))
+    return config, Survey(sizes=tuple(sizes), grey=grey, count=source.count, classes=classes), source
 
 
 def _columns(dataset: str) -> DataConfig:

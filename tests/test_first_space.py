@@ -1,5 +1,4 @@
 import io
-import random
 import re
 from pathlib import Path
 
@@ -12,25 +11,32 @@ from PIL import Image
 
 from gantune import first_space as first_space_module
 from gantune import pace as pace_module
+from gantune import probe as probe_module
 from gantune.audit import audit_space
 from gantune.cli.main import cli
+from gantune.data.cache import cache_directory
 from gantune.data.data_set import open_data
 from gantune.errors import DataError, GantuneError
 from gantune.first_space import CPU_SIDE, choose_size, first_space
+from gantune.metrics import features as features_module
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
-from gantune.pace import LEAST_SHARE, TRIALS, Pace, fit_budget
+from gantune.plan import FEWEST, Clock
 from gantune.space import load_space
 from gantune.survey import Machine, Survey, survey
 
 ODD = '7 "cats" # é'  # a name that YAML would not read as it stands
+LEARNING_STEPS = 10  # of features, whose quality is not asked for here
 CPUS = Machine(cpus=2, free=10**12)
 GPUS = Machine(cpus=16, gpus=2, gpu="Example GPU", free=10**12)
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch, tmp_path):
-    """Steps are few, the machine is always the same, and files lie in the test's own folder."""
+def _quick(monkeypatch, tmp_path, tmp_path_factory):
+    """Steps are few, the machine is always the same, and files and the cache lie in folders of the test."""
+    monkeypatch.setenv("GANTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(features_module, "steps_for", lambda rows: LEARNING_STEPS)
     monkeypatch.setattr(pace_module, "TIMED_SECONDS", 0.01)
+    monkeypatch.setattr(pace_module, "LEAST_SECONDS", 0.01)
     monkeypatch.setattr(first_space_module, "look_at_machine", lambda: CPUS)
     monkeypatch.chdir(tmp_path)
 
@@ -163,7 +169,7 @@ def test_text_opens_with_a_question_and_says_what_an_answer_costs():
 
     assert lines[0] == "# Which GAN draws what is in digits best?"
     (cost,) = [line for line in lines if line.startswith("# Cost:")]
-    assert re.search(r"about [\d.]+ (second|minute|hour)s?, on 2 CPU cores, no GPU; measured", cost)
+    assert re.search(r"about [\dhms]+ on 2 CPU cores, no GPU, [\dms]+ of it preparation; measured", cost)
     assert all(len(line) <= 120 and line == line.rstrip() for line in lines)
 
 
@@ -181,7 +187,7 @@ def test_more_time_buys_more_training():
 
 
 def of(*sizes):
-    return Survey(sizes=tuple(sorted(sizes, key=min)), grey=0)
+    return Survey(sizes=tuple(sorted(sizes, key=min)), grey=0, count=len(sizes))
 
 
 @pytest.mark.parametrize(
@@ -202,31 +208,109 @@ def test_pictures_are_trained_at_their_own_size_or_below_their_median(sizes, on_
     assert choose_size(of(*sizes), gpu=True) == on_gpu
 
 
-def test_a_budget_fits_its_time_unless_it_is_the_least():
-    draw = random.Random(0)
-    for _ in range(500):
-        pace = Pace(sample=10 ** draw.uniform(-6, -1), report=10 ** draw.uniform(-3, 1), checkpoint=1)
-        enough, hours = draw.randrange(96_000, 1_600_000), 10 ** draw.uniform(-2, 2)
-        found = fit_budget(pace, enough, draw.randrange(1, 17), hours, 12, draw.uniform(0.2, 1))
-        assert TRIALS[0] <= found.trials <= TRIALS[-1]
-        assert 0.9 * LEAST_SHARE * enough <= found.samples <= enough
-        assert found.seconds <= hours * 3600 or found.trials == TRIALS[0], (pace, found)
-
-
-def test_more_workers_never_train_less():
-    pace = Pace(sample=1e-3, report=0.5, checkpoint=1)
-    found = [fit_budget(pace, 400_000, workers, 1.0, 12, 0.4) for workers in (1, 2, 4, 8, 64)]
-    spent = [each.trials * each.samples for each in found]
-    assert spent == sorted(spent)
-
-
 def test_headers_tell_what_decoding_would():
     mixed(Path("photos"))
-    _, found = survey("photos")
+    _, found, _ = survey("photos")
     decoded = [Image.open(path) for path in Path("photos").iterdir()]
     assert found is not None
     assert sorted(found.sizes) == sorted(each.size for each in decoded)
     assert found.grey == sum(each.mode == "L" for each in decoded)
+
+
+def test_headers_are_left_unread_where_there_is_no_time_for_all_of_them():
+    labelled(Path("pets"))
+    _, found, _ = survey("pets", Clock(0.0))
+    assert found is not None
+    assert (found.seen, found.count, found.classes) == (64, 120, (60, 4))
+    assert str(found) == "120 grey pictures of 10x10 (the first 64 of them looked at)"
+
+
+# The time that it takes itself
+
+
+class Hours:
+    """A clock that stands still until it is moved."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def cached(kind):
+    """What the cache holds of a kind, whole or not."""
+    folder = cache_directory() / kind
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")] if folder.exists() else []
+
+
+@pytest.fixture
+def _quick_learning(monkeypatch):
+    """Estimates that do not depend on what else the machine does."""
+    monkeypatch.setattr(probe_module, "time_learning", lambda shape, threads: 0.001)
+    monkeypatch.setattr(probe_module, "_time_features", lambda images, device: 0.0)
+
+
+def timed(dataset, clock):
+    made = first_space(str(dataset), "first", 0.1, clock=clock)
+    Path("first.yaml").write_text(made.text, encoding="utf-8")
+    return load_space("first.yaml"), "\n".join(made.said)
+
+
+@pytest.mark.usefixtures("_quick_learning")
+def test_what_fits_is_prepared_for_the_search_which_has_nothing_left_to_do():
+    labelled(Path("pets"))
+    space, said = timed("pets", Clock(36.0, now=Hours()))
+    assert (len(cached("images")), len(cached("references"))) == (1, 1)
+    assert "init took 0s of at most 36s; the search gets 6m00s: about 30s of preparation, " in said
+    assert_usable(space)
+    assert (len(cached("images")), len(cached("references"))) == (1, 1)
+
+
+def test_what_does_not_fit_is_left_to_the_search_and_counts_there(monkeypatch):
+    labelled(Path("pets"))
+    monkeypatch.setattr(probe_module, "time_learning", lambda shape, threads: 0.25)
+    space, said = timed("pets", Clock(36.0, now=Hours()))
+    assert (len(cached("images")), cached("references")) == (1, [])
+    assert re.search(r"about 1m4[78]s of preparation \(1m1[78]s of it learning features\)", said)
+    assert space.budget.trials >= FEWEST
+    assert "score: fid of `classifier` features" in said
+    assert_usable(space)
+
+
+@pytest.mark.parametrize("make", [labelled, mixed])
+def test_with_no_time_at_all_a_part_is_looked_at_and_nothing_is_left_behind(make, monkeypatch):
+    make(Path("pictures"))
+    clock = Hours()
+    space, said = timed("pictures", Clock(3.6, before=4.0, now=clock))
+    assert (cached("images"), cached("references")) == ([], [])
+    assert "init took 4s, more than 3s, a tenth of the time, because a shorter look would tell nothing" in said
+    assert space.data.size == (10 if make is labelled else 8)
+    assert assert_usable(space).shape.classes == (2 if make is labelled else 0)
+
+
+@pytest.mark.usefixtures("_quick_learning")
+def test_learning_that_takes_longer_than_estimated_is_given_up(monkeypatch):
+    labelled(Path("pets"))
+    monkeypatch.setattr(features_module, "SECONDS_BETWEEN_REPORTS", 0.0)
+    heard, clock = [], Hours()
+
+    def report(text):
+        heard.append(text)
+        clock.now += 15.0 if text.startswith("learning") else 0.0
+
+    first_space("pets", "first", 0.1, report, Clock(36.0, now=clock))
+    assert [text for text in heard if text.startswith("learning")] == [
+        f"learning features (classifier): step {step} of {LEARNING_STEPS} ({step}0%)" for step in (1, 2)
+    ]
+    assert (len(cached("images")), cached("references")) == (1, [])
+
+
+def test_fewer_configurations_are_timed_where_there_is_no_time(monkeypatch):
+    labelled(Path("pets"))
+    _, said = timed("pets", Clock(0.0))
+    assert "the slower half of 3 configurations" in said
+    _, said = timed("pets", Clock(36.0, now=Hours()))
+    assert "the slower half of 8 configurations" in said
 
 
 # Refusals

@@ -84,14 +84,14 @@ def command(space: Path, overrides: tuple[str, ...], as_json: bool, timed: bool)
 
 def _cost(space: SearchSpace) -> str:
     """What a search takes on this machine."""
-    from gantune.pace import TIMED, TIMED_SECONDS, forecast
+    from gantune.pace import TIMED_SECONDS, forecast
     from gantune.spending import duration
 
     found = forecast(space, lambda text: click.echo(text, err=True))
     free = found.machine.free / 1e9
     return (
-        f"time: about {duration(found.seconds)} on {found.machine}, {found.at_once} trials at once, going by {TIMED} "
-        f"configurations of {TIMED_SECONDS:g} s each\n"
+        f"time: about {duration(found.seconds)} on {found.machine}, {duration(found.preparation)} of it preparation; "
+        f"{found.at_once} trials at once, measured on {found.timed} configurations of {TIMED_SECONDS:g} s each\n"
         f"disk: up to {found.disk / 1e9:.2g} GB, and {free:.3g} GB are free"
     )
 

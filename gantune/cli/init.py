@@ -7,6 +7,8 @@ import click
 
 from gantune.cli import options
 
+INTERPRETER = 1.0  # seconds in which Python starts and ends
+
 
 @click.command("init")
 @click.argument("data", default="digits")
@@ -23,17 +25,19 @@ def command(data: str, out: Path | None, hours: float, force: bool) -> None:
     gantune init photos/ --hours 8 --out photos.yaml
     """
     from gantune.errors import GantuneError
+    from gantune.plan import INIT_SHARE, Clock
+    from gantune.whole import whole
 
+    clock = Clock(INIT_SHARE * hours * 3600, before=INTERPRETER)
     path = out or Path(f"{_name(data)}.yaml")
     if path.exists() and not force:
         raise GantuneError(f"{path}: exists; write another file with --out NAME.yaml, or over it with --force")
     from gantune.first_space import first_space
 
-    made = first_space(data, path.stem, hours, lambda text: click.echo(text, err=True))
+    made = first_space(data, path.stem, hours, lambda text: click.echo(text, err=True), clock)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(made.text)
+        with whole(path) as partial:
+            partial.write_text(made.text, encoding="utf-8")
     except OSError as error:
         raise GantuneError(f"{path}: cannot be written: {error.strerror or error}") from error
     click.echo("\n".join(made.said))
