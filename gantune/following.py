@@ -2,26 +2,35 @@
 
 import platform
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gantune.lease import holder
 from gantune.run import Run
 from gantune.situation import Key, Outline, Situation, Tally
+from gantune.stage import Stage, read_stage, read_training
 
-State = Literal["searching", "finished", "stopped", "silent"]
+State = Literal["preparing", "searching", "finished", "stopped", "silent"]
 LOG_BYTES = 100_000
 LOG_LINES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Driver:
-    """Who drives a run. `began`: seconds since 1970; a run of an older gantune does not tell who it is."""
+    """Who drives a run. `began`: seconds since 1970; a run at a URI tells nothing of a stage.
+
+    `training`: the trials that have a worker of it, None where it does not tell.
+    """
 
     host: str = ""
     pid: int | None = None
     began: float | None = None
+    stage: Stage | None = None  # None once it trains
+    training: Collection[Key] | None = None
+    at: float | None = None
+    clock: float | None = None  # the run's, as it was `at` that time
 
     @property
     def here(self) -> bool:
@@ -35,14 +44,24 @@ class Driver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A run at a moment. `silent`: no trial has reported, and nobody drives it.
+    """A run at a moment. `preparing`: no driver trains yet; `silent`: no trial has reported, and nobody drives it.
 
-    Where nobody drives it, what `situation` calls running waits to be continued.
+    Where nobody drives it, all that is open waits to be continued.
     """
 
     state: State
     drivers: tuple[Driver, ...]
     situation: Situation
+
+    @property
+    def driven(self) -> bool:
+        """Whether a search drives it."""
+        return self.state in ("preparing", "searching")
+
+    @property
+    def stage(self) -> Stage | None:
+        """Where the preparation is, while nothing trains."""
+        return self.drivers[0].stage if self.state == "preparing" else None
 
 
 class Follower:
@@ -62,17 +81,22 @@ class Follower:
         for row in self._rows.news():
             self._tally.hear(row)
         drivers = drivers_of(self.run)
+        shown = [session.get("seconds", 0.0) for session in self.run.manifest()["sessions"]]
         confirming = self._tally.confirming and not trials_only
         out = {key for key in self._tally.running() | self._issued() if bool(key[1]) == confirming}
-        clock = self._clock(drivers)
-        situation = self._tally.situation(outline, clock=clock, out=out, confirming=confirming)
+        clock = self._clock(drivers, shown)
+        told = [driver.training for driver in drivers if driver.training is not None]
+        training = out if drivers and len(told) < len(drivers) else out & {key for each in told for key in each}
+        situation = self._tally.situation(
+            outline, clock=clock, out=training, waiting=out - training, confirming=confirming
+        )
         if not drivers:
             situation = replace(situation, seconds_left=None)
         return View(state=self._state(outline, drivers, out), drivers=drivers, situation=situation)
 
     def _state(self, outline: Outline, drivers: tuple[Driver, ...], out: set[Key]) -> State:
         if drivers:
-            return "searching"
+            return "preparing" if all(driver.stage for driver in drivers) else "searching"
         if not self._tally.known:
             return "stopped" if out else "silent"
         over = outline.ended or (self._tally.over(outline) and not self._issued())
@@ -85,24 +109,51 @@ class Follower:
         names = {_key(path.parent.name): path for path in self.run.folder.glob("trials/*/config.yaml")}
         return {key for key in names if key is not None and key not in self._tally.known}
 
-    def _clock(self, drivers: tuple[Driver, ...]) -> float:
+    def _clock(self, drivers: tuple[Driver, ...], shown: Sequence[float]) -> float:
         """The run's clock: it stands still where nobody drives, and no row tells what it shows between reports."""
-        written = self._rows.written()
+        clock = max([self._tally.meter.clock, *shown])
         if not drivers:
-            return self._tally.meter.clock
-        since = [at for at in (written, *(driver.began for driver in drivers)) if at is not None]
-        return self._tally.meter.clock + max(0.0, time.time() - max(since, default=time.time()))
+            return clock
+        known = [(driver.at, clock if driver.clock is None else driver.clock) for driver in drivers]
+        if not any(driver.stage for driver in drivers):
+            known.append((self._rows.written(), self._tally.meter.clock))
+        at, then = max(((at, then) for at, then in known if at is not None), default=(time.time(), clock))
+        return max(clock, then + time.time() - at)
 
 
 def drivers_of(run: Run) -> tuple[Driver, ...]:
     """Who drives a run, here or on another machine; nobody, or one or more."""
     if run.place is not None and (found := holder(run.place)) is not None:
-        return (Driver(host=found.host, pid=found.pid, began=found.began),)
+        return (Driver(host=found.host, pid=found.pid, began=found.began, at=found.began),)
     sessions = run.manifest()["sessions"]
-    numbers = [int(name) - 1 if name.isdecimal() and name != run.name else -1 for name in run.files.held()]
+    held = list(run.files.held())
+    numbers = [int(name) - 1 if name.isdecimal() and name != run.name else -1 for name in held]
     told = [sessions[number] if -1 <= number < len(sessions) and sessions else {} for number in numbers]
-    return tuple(
-        Driver(host=session.get("host", ""), pid=session.get("pid"), began=session.get("began")) for session in told
+    folders = [run.folder / "drivers" / name if name != run.name else run.folder for name in held]
+    return tuple(_driver(session, folder) for session, folder in zip(told, folders, strict=True))
+
+
+def _driver(session: Mapping[str, Any], folder: Path) -> Driver:
+    """A driver by its session; one that prepares may have none yet, and tells of itself with its stage."""
+    stage = read_stage(folder)
+    if stage is not None:
+        return Driver(
+            host=stage.host,
+            pid=stage.pid,
+            began=stage.entered,
+            stage=stage,
+            at=stage.written,
+            clock=stage.seconds,
+            training=(),
+        )
+    began = session.get("began")
+    return Driver(
+        host=session.get("host", ""),
+        pid=session.get("pid"),
+        began=began,
+        at=began,
+        clock=session.get("before"),
+        training=None if (found := read_training(folder)) is None else tuple(sorted(found)),
     )
 
 

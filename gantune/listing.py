@@ -35,8 +35,8 @@ class Entry:
     @property
     def shown_state(self) -> str:
         """In words."""
-        if self.state == "searching":
-            return "searching here" if any(driver.here for driver in self.drivers) else "searching elsewhere"
+        if self.state in ("preparing", "searching"):
+            return f"{self.state} {'here' if any(driver.here for driver in self.drivers) else 'elsewhere'}"
         return "never reported" if self.state == "silent" else self.state
 
 

@@ -9,6 +9,7 @@ import torch
 from gantune.driver import connection, sharing, trainable
 from gantune.driver.screen import Screen
 from gantune.driver.tune import _Noting
+from gantune.driver.workers import Workers
 from gantune.errors import RunError
 from gantune.space import load_space
 
@@ -51,7 +52,7 @@ def awaited(monkeypatch, cluster, **resources):
     monkeypatch.setattr(sharing, "request_resources", cluster.request)
     monkeypatch.setattr(sharing, "SECONDS_BETWEEN_LOOKS", 0.0)
     said = []
-    sharing._await_machine(load_space({**SPACE, "resources": resources}), said.append)
+    sharing._await_machine(load_space({**SPACE, "resources": resources}), said.append, lambda text: None)
     return said
 
 
@@ -92,7 +93,7 @@ def test_a_machine_whose_gpu_torch_does_not_see_says_so(monkeypatch, device, the
 
 def test_a_remark_of_several_trials_is_told_once():
     stream = io.StringIO()
-    noting = _Noting(SimpleNamespace(), SimpleNamespace(), Screen(stream), SimpleNamespace())
+    noting = _Noting(SimpleNamespace(), SimpleNamespace(), Screen(stream), SimpleNamespace(), Workers())
     for remark in ("one: no GPU", "", "one: no GPU", "two: no GPU"):
         noting._remark(remark)
     assert [line for line in stream.getvalue().splitlines() if line] == ["one: no GPU", "two: no GPU"]

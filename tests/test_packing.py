@@ -18,11 +18,11 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
 from gantune.errors import SpecError
 from gantune.packing import FILLED, Memory, Share, best_threads, examples, largest, measure_threads, part
+from gantune.progress import Progress
 from gantune.run import Run
 from gantune.schema import schema
 from gantune.space import load_space
 from gantune.survey import Machine
-from gantune.trial import Progress
 
 GB = 10**9
 SPACE = {

@@ -71,7 +71,7 @@ def test_free_worker_takes_no_trial_for_which_another_is_being_started(asking, m
     trials = [SimpleNamespace(trial_id=name, status="PENDING") for name in "abc"]
     controller = SimpleNamespace(get_live_trials=lambda: trials, get_trials=lambda: trials)
     for trial in trials:
-        asking.suggest(trial.trial_id)
+        trial.config = asking.suggest(trial.trial_id)
         clock.now += 1
     trials[0].status = "RUNNING"
     assert scheduler.choose_trial_to_run(controller) is trials[2]

@@ -20,8 +20,8 @@ TITLES = ("run", "state", "trials", "best", "age", "hours", "MB")
 def command(runs: options.Runs, as_json: bool) -> None:
     """List the runs in --runs: state, trials done of those asked for, best score, age, hours, size.
 
-    A run is `searching here` or `searching elsewhere`, `finished`, `stopped` (the same command continues it), has
-    `never reported`, or is `unreadable`, with why.
+    A run is `searching here` or `searching elsewhere`, `preparing` where no trial trains yet, `finished`, `stopped`
+    (the same command continues it), has `never reported`, or is `unreadable`, with why.
 
     \b
     gantune ls

@@ -8,8 +8,10 @@ import click
 
 from gantune import __version__
 from gantune.cli.completing import offer
+from gantune.clock import Clock
 from gantune.errors import GantuneError
 
+CLOCK = Clock()  # of a search, which begins where its command does
 VERBS = {
     "init": "Write a first search space for your own data.",
     "search": "Search a space for the best GAN; the same command continues.",

@@ -22,18 +22,23 @@ def command(
 ) -> None:
     """Carry on RUN from its own directory; no space file is needed.
 
-    --set takes what may differ from before: budget, but for samples_per_trial and target, search.retries, resources,
+    --set takes what may differ from before: budget, but for samples_per_trial, search.retries, resources,
     confirm, keep. RUN is a path or a name below --runs; without it, the run last used.
 
     \b
     gantune resume
     gantune resume dcgan --set budget.trials=100
     """
+    from gantune.cli.search import finish, prepared
     from gantune.run import Run
 
-    opened = Run.open(run, runs)
-    opened.lock().release()  # another driver is told of before torch and Ray are imported, which takes seconds
-    from gantune.api import prepare_again
-    from gantune.cli.search import finish
+    with prepared() as preparation:
+        opened = Run.open(run, runs)
+        with preparation.loading():
+            if storage is None:
+                preparation.take(opened)  # before torch and Ray are imported, which takes seconds
+            from gantune.api import prepare_again
 
-    finish(prepare_again(opened, overrides), address, storage, track)
+            task = prepare_again(opened, overrides)
+        done = task.carry_on(address=address, storage=storage, track=track, preparation=preparation)
+    finish(opened, done)

@@ -10,7 +10,8 @@ import click
 from gantune.cli import options
 
 if TYPE_CHECKING:
-    from gantune.api import Task
+    from gantune.driver.preparation import Preparation
+    from gantune.run import Run
     from gantune.space import SearchSpace
 
 
@@ -57,21 +58,31 @@ def command(
     gantune search search_spaces/dcgan.yaml --storage postgresql+psycopg://me@host/studies
     gantune search search_spaces/dcgan.yaml --track mlflow
     """
-    from gantune.run import Run
     from gantune.space import NAME, load_space
 
     if name is not None and not NAME.fullmatch(name):
         raise click.BadParameter("must be the name of a folder below --runs, without a slash", param_hint="--name")
-    loaded = load_space(space, overrides)
     if submit:
+        loaded = load_space(space, overrides)
         _submit(loaded, name or loaded.name, runs, sources, address, storage, track)
         return
-    others = [Run.open(source, runs) for source in sources]
-    if any(other.folder.resolve() == Run.at(runs, name or loaded.name).folder.resolve() for other in others):
-        raise click.BadParameter("is the run itself, which knows its own trials; use --name", param_hint="--from")
-    from gantune.api import prepare
+    with prepared() as preparation:
+        with preparation.loading():
+            from gantune.run import Run
 
-    finish(prepare(loaded, name=name, runs=runs, earlier=others), address, storage, track)
+            loaded = load_space(space, overrides)  # which imports torch
+            run, others = Run.at(runs, name or loaded.name), tuple(Run.open(source, runs) for source in sources)
+            if any(other.folder.resolve() == run.folder.resolve() for other in others):
+                why = "is the run itself, which knows its own trials; use --name"
+                raise click.BadParameter(why, param_hint="--from")
+            if storage is None:
+                preparation.take(run)
+                preparation.begin(loaded)
+            from gantune.api import Task  # with Ray
+
+        task = Task(space=loaded, run=run, earlier=others)
+        done = task.carry_on(address=address, storage=storage, track=track, preparation=preparation)
+    finish(run, done)
 
 
 def _submit(
@@ -100,10 +111,30 @@ def _submit(
         sys.exit(130)
 
 
-def finish(task: "Task", address: str | None, storage: str | None = None, track: tuple[str, ...] = ()) -> None:
-    """Carry a search on, and name its winner; a search that a person stopped exits with 130."""
-    if not task.carry_on(address=address, storage=storage, track=track):
+def prepared() -> "Preparation":
+    """Return the frame of a search, whose clock was started with the command."""
+    from gantune.cli.main import CLOCK
+    from gantune.driver.preparation import Preparation
+    from gantune.driver.screen import Screen
+
+    return Preparation(Screen(), CLOCK, own_process=True)
+
+
+def finish(run: "Run", done: bool) -> None:
+    """Name the winner of a search; one that a person stopped exits with 130."""
+    if not done:
         sys.exit(130)
-    winner = task.run.best()
-    look = f"gantune best {shlex.quote(task.run.shown)}"
+    winner = run.best()
+    look = f"gantune best {shlex.quote(run.shown)}"
+    if nothing_compared(run):
+        click.echo(f"{nothing_compared(run)}; `gantune resume --set` gives more trials, hours or samples", err=True)
     click.echo(f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: {look}", err=True)
+
+
+def nothing_compared(run: "Run") -> str:
+    """Return what to say where no trial but the baseline was trained to its full budget; nothing where one was."""
+    trials = run.trials()
+    baseline = run.baseline(trials)
+    if baseline is None or any(trial.number and trial.state == "finished" for trial in trials):
+        return ""
+    return f"no trial but the baseline (#{baseline.number}) was trained to its full budget, so nothing was compared"

@@ -4,20 +4,22 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import ray
-from ray._private import worker
+from ray._private import utils, worker
 
 from gantune.errors import RunError
 
 OBJECT_STORE_BYTES = 200_000_000  # of a Ray that we start ourselves; nothing large passes through it
 SECONDS_TO_ANSWER = 10.0  # for a cluster to take a connection
+SECONDS_TO_DIE = 1.0  # for a process that is killed
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -25,6 +27,7 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+psutil = utils.psutil  # Ray brings one
 
 
 @contextlib.contextmanager
@@ -75,12 +78,53 @@ def _start(address: str | None) -> None:
     if address:
         _knock(address)
     own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    known = _children()
     try:
-        ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
+        with _signals_kept():
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **own)
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        _kill(_children() - known)  # what a Ray that is half there does not know to be its own
+        raise
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"at {address}" if address else "on this machine"
         hint = "; a cluster with a token needs it in ~/.ray/auth_token, and RAY_AUTH_MODE=token" if address else ""
         raise RunError(f"Ray could not be reached {where}: {error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep Ray from putting a handler of its own on SIGTERM, by which no search could be stopped politely.
+
+    Its C++ part puts one before Python's all the same, which aborts the process after three seconds.
+    """
+    own = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = own
+        if threading.current_thread() is threading.main_thread() and callable(ours := signal.getsignal(signal.SIGTERM)):
+            signal.signal(signal.SIGTERM, ours)
+
+
+def end_processes() -> None:
+    """End the Ray that we started at once, with its workers. One that was joined is left as it is."""
+    if not joined():
+        _kill(_children())
+
+
+def _children() -> set[Any]:
+    """Return the processes that this one has started, and theirs."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _kill(processes: set[Any]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=SECONDS_TO_DIE)
 
 
 def _knock(address: str) -> None:

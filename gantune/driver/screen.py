@@ -4,18 +4,21 @@ import io
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from gantune.driver.books import Books
 from gantune.results import Row
 from gantune.screen import Picture, overview
 from gantune.situation import label
+
+if TYPE_CHECKING:
+    from gantune.driver.books import Books  # with torch, which a search says that it loads
 
 SECONDS_BETWEEN = 1.0
 STOPPING = "stopping; what is running will continue from its last report"
@@ -59,7 +62,8 @@ class Screen:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = cast(TextIO, _Deaf(stream or sys.stderr))
-        self._redraws = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+        self.redraws = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+        self._lock = threading.RLock()  # a stage is repeated by a thread
         self._live: Live | None = None
         self._width = 0
         self._drawn = 0.0
@@ -69,32 +73,34 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line that stays, above the picture."""
-        if self._live is not None:
-            self._live.console.print(Text(text), soft_wrap=True)
-            return
-        self._clear()
-        print(text, file=self._stream, flush=True)
+        with self._lock:
+            if self._live is not None:
+                self._live.console.print(Text(text), soft_wrap=True)
+                return
+            self._clear()
+            print(text, file=self._stream, flush=True)
 
     def passing(self, text: str) -> None:
         """A line that the next one replaces; shown on terminals only."""
-        if self._redraws and self._live is None:
-            self._clear()
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be replaced
-            print(text[:width], end="", file=self._stream, flush=True)
-            self._shown = True
+        with self._lock:
+            if self.redraws and self._live is None:
+                width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be replaced
+                self._clear()
+                print(text[:width], end="", file=self._stream, flush=True)
+                self._shown = bool(text)
 
-    def ended(self, row: Row, books: Books) -> None:
+    def ended(self, row: Row, books: "Books") -> None:
         """A trial has ended, or rests."""
         what = f"{label(row.trial, row.repeat)} {row.state} at {row.samples_seen:,} samples: {_outcome(row)}"
-        self.say(what if self._redraws else f"{overview(books.situation())}  | {what}")
+        self.say(what if self.redraws else f"{overview(books.situation())}  | {what}")
         self.update(books)
 
-    def update(self, books: Books) -> None:
+    def update(self, books: "Books") -> None:
         """Redraw the picture, at most once a second; a stage that begins gets a line that stays."""
         if books.stage != self._stage:
             self._stage = books.stage
             self.say(overview(books.situation()))
-        if self._redraws and time.monotonic() - self._drawn > SECONDS_BETWEEN:
+        if self.redraws and time.monotonic() - self._drawn > SECONDS_BETWEEN:
             self._draw(books)
             self._drawn = time.monotonic()
 
@@ -104,10 +110,10 @@ class Screen:
             self._stopping = True
             self._leave()
 
-    def rest(self, books: Books) -> None:
+    def rest(self, books: "Books") -> None:
         """Leave a line as it stands at the end."""
         self.close()
-        if self._redraws:
+        if self.redraws:
             self.say(overview(books.situation()))
 
     def close(self) -> None:
@@ -117,7 +123,7 @@ class Screen:
             self._live.stop()
             self._live = None
 
-    def _draw(self, books: Books) -> None:
+    def _draw(self, books: "Books") -> None:
         picture = Picture(books.situation(), STOPPING if self._stopping else "")
         if self._live is not None and self._live.console.width < self._width:
             self._leave()  # its lines have been wrapped, so it could not be replaced

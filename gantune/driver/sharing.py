@@ -27,18 +27,20 @@ GB = 1e9
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def settle(space: SearchSpace, run: Run, images: DataSet, say: Say) -> Share:
+def settle(space: SearchSpace, run: Run, images: DataSet, say: Say, report: Say = lambda text: None) -> Share:
     """The share of a trial, noted in the run's session. A run keeps to a count of threads that it once chose.
 
     A cluster may have to start a machine first, or grow by one; that is waited for. Raises RunError where a GPU could
-    not be measured.
+    not be measured. say, report: told what stays to be read, and what is being done.
     """
     if joined():
         if joined_without_token():
             say(f"the cluster {OPEN}")
-        _await_machine(space, say)
-    gpus = _gpus(space, run, images, say)
-    share = Share(cpus=_cpus(space, run, images, gpus, say), gpus=gpus, accelerator=space.resources.accelerator_type)
+        _await_machine(space, say, report)
+    gpus = _gpus(space, run, images, say, report)
+    share = Share(
+        cpus=_cpus(space, run, images, gpus, say, report), gpus=gpus, accelerator=space.resources.accelerator_type
+    )
     run.note_resources({"cpus_per_trial": share.cpus, "gpus_per_trial": share.gpus})
     return share
 
@@ -49,7 +51,7 @@ def shipped(images: DataSet) -> DataSet:
     return replace(images, examples=held)
 
 
-def _await_machine(space: SearchSpace, say: Say) -> None:
+def _await_machine(space: SearchSpace, say: Say, report: Say) -> None:
     """Wait until some machine of the cluster can hold a trial, and have the cluster start one that is smaller."""
     asked = space.resources
     cpus = 1.0 if asked.cpus_per_trial == "auto" else asked.cpus_per_trial
@@ -61,6 +63,7 @@ def _await_machine(space: SearchSpace, say: Say) -> None:
         return
     kind = f" {asked.accelerator_type}" if asked.accelerator_type else ""
     say(f"no machine of the cluster holds a trial yet ({cpus:g} CPUs, {gpus:g}{kind} GPUs); waiting, Ctrl-C ends it")
+    report("waiting for a machine of the cluster")
     request_resources(bundles=[wanted])
     try:
         while not _holds(wanted):
@@ -74,7 +77,7 @@ def _holds(wanted: Mapping[str, float]) -> bool:
     return any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in there)
 
 
-def _gpus(space: SearchSpace, run: Run, images: DataSet, say: Say) -> float:
+def _gpus(space: SearchSpace, run: Run, images: DataSet, say: Say, report: Say) -> float:
     asked, there = space.resources.gpus_per_trial, ray.cluster_resources().get("GPU", 0)
     if asked is None:
         return 1.0 if there >= 1 else 0.0
@@ -82,7 +85,7 @@ def _gpus(space: SearchSpace, run: Run, images: DataSet, say: Say) -> float:
         return asked
     if there < 1:
         return 0.0
-    say("measuring how much memory of a GPU trials need")
+    report("measuring how much memory of a GPU trials need")
     memory = min(_measured(space, run, images), key=lambda memory: memory.trials)
     trials = memory.trials
     say(
@@ -116,7 +119,7 @@ def _measure(space: SearchSpace, reference: str, place: str, images: DataSet | N
     return measure_memory(space, images or open_data(space.data), yardstick, torch.device("cuda"))
 
 
-def _cpus(space: SearchSpace, run: Run, images: DataSet, gpus: float, say: Say) -> float:
+def _cpus(space: SearchSpace, run: Run, images: DataSet, gpus: float, say: Say, report: Say) -> float:
     asked = space.resources.cpus_per_trial
     if asked != "auto":
         return asked
@@ -127,7 +130,7 @@ def _cpus(space: SearchSpace, run: Run, images: DataSet, gpus: float, say: Say) 
     if gpus:
         return 1.0  # it feeds the GPU
     machine = look_at_machine()
-    say("timing how many threads pay")
+    report("timing how many threads pay")
     threads = measure_threads(space, images, machine.cpus)
     say(f"{_threads(threads)} a trial: so this machine with {machine.cpus} CPUs gets most done")
     return float(threads)

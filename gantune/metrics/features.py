@@ -9,6 +9,7 @@ Without `features:` a score sees a small classifier: with labels it learns them 
 how many quarter turns a picture was rotated (`rotation`), which needs no labels.
 """
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,7 @@ STEPS = 1200
 BATCH = 128
 CHUNK = 500
 TURNS = 4
+SECONDS_BETWEEN_REPORTS = 0.5
 
 Report = Callable[[str], None]
 
@@ -57,14 +59,16 @@ class FeatureNet(nn.Module):
         self.train()
         optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+        reported = 0.0
         for step in range(steps):
             samples, targets = batch(BATCH)
             optimizer.zero_grad(set_to_none=True)
             cross_entropy(self.classify(self(samples)), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            if (step + 1) % 100 == 0:
-                report(f"learning features ({self.label}): step {step + 1} of {steps}")
+            if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                report(f"learning features ({self.label}): step {step + 1} of {steps} ({(step + 1) / steps:.0%})")
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
