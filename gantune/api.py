@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gantune.driver.preparation import Preparation
 from gantune.driver.screen import Screen
 from gantune.driver.search import search as drive
 from gantune.errors import SpecError
@@ -34,11 +35,15 @@ class Task:
         storage: str | None = None,
         progress: bool = True,
         track: Sequence[str] = (),
+        preparation: Preparation | None = None,
     ) -> bool:
-        """Carry it to its end, from wherever it stands; False where a person stopped it before."""
+        """Carry it to its end, from wherever it stands; False where a person stopped it before.
+
+        preparation: of a command that has begun it, with its screen.
+        """
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            screen = Screen(None if progress else nowhere)
-            return drive(self.space, self.run, screen, address, self.earlier, storage, track)
+            screen = Screen(None if progress else nowhere) if preparation is None else preparation.screen
+            return drive(self.space, self.run, screen, address, self.earlier, storage, track, preparation)
 
 
 def search(
@@ -112,10 +117,8 @@ def prepare(
 
 
 def prepare_again(run: Run, overrides: Sequence[str] = ()) -> Task:
-    """A run's own search. Raises SpecError or RunError; nothing is started."""
-    run.files.refresh()
-    written = run.folder / "space.yaml"
-    return Task(space=load_space(written if written.exists() else run.manifest()["space"], overrides), run=run)
+    """A run's own search, as its manifest has it: a lost space.yaml is written again. Raises SpecError or RunError."""
+    return Task(space=load_space(run.manifest()["space"], overrides), run=run)
 
 
 def open_run(run: str | os.PathLike[str] | Run | None = None, *, runs: Folder = "runs") -> Run:

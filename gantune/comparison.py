@@ -59,7 +59,7 @@ def compare(runs: Sequence[Run], top: int) -> Comparison:
     """Put runs side by side. Raises RunError where their scores were measured otherwise, with what differs."""
     manifests = [run.manifest() for run in runs]
     _check_protocol(runs, manifests)
-    found = [run.results.rows() for run in runs]
+    found = [run.rows() for run in runs]
     curves = [best_so_far(rows) for rows in found]
     lowest = [steps[-1].score if steps else None for steps in curves]
     shown = [run.shown for run in runs]

@@ -1,15 +1,15 @@
 """A run's manifest: what every run has in it, and what to do about one that cannot be read."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gantune.errors import RunError
 
-FORMAT = 3
+FORMAT = 4
 SECTIONS = ("budget", "objective", "search", "space")  # that every space has
-REMEDY = "restore it, or start a new run with --name"
 
 
 def read_manifest(path: Path, where: str) -> dict[str, Any]:
@@ -18,14 +18,23 @@ def read_manifest(path: Path, where: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RunError(f"{where}: cannot be read: {reason}; {REMEDY}") from error
+        raise RunError(f"{where}: cannot be read: {reason}; {remedy(path, where)}") from error
     if not isinstance(values, dict) or not {"format", "space", "sessions"} <= set(values):
-        raise RunError(f"{where}: is not a run's manifest; {REMEDY}")
+        raise RunError(f"{where}: is not a run's manifest; {remedy(path, where)}")
     if values["format"] != FORMAT:
         raise RunError(f"{where}: has format {values['format']}; this gantune reads {FORMAT}; {_by(values)}")
     if lacking := _lacking(values):
-        raise RunError(f"{where}: lacks {', '.join(lacking)}; {REMEDY}")
+        raise RunError(f"{where}: lacks {', '.join(lacking)}; {remedy(path, where)}")
     return values
+
+
+def remedy(path: Path, where: str) -> str:
+    """Return what to do about a manifest that is lost or damaged: the run's space file and its weights make it anew."""
+    run, space = path.parent, path.parent / "space.yaml"
+    if where != str(path) or not space.exists():
+        return "restore it, or start a new run with --name"
+    again = shlex.join(["gantune", "search", str(space), "--runs", str(run.parent), "--name", run.name])
+    return f"restore it, or {'delete it and ' if path.exists() else ''}continue the run with `{again}`"
 
 
 def _lacking(manifest: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ reads there could always go on; whoever drives or reads begins by making the cop
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from gantune.checkpoint_header import read_metadata
 from gantune.errors import RunError, StorageError
 from gantune.lease import FILE as LEASE
 from gantune.lease import check_free, holder
@@ -22,6 +24,7 @@ from gantune.whole import whole
 SECONDS_BETWEEN_LOOKS = 3.0
 JOURNAL = "study.journal"
 REFERENCE = "reference.safetensors"
+DATA = "data.parquet"  # a table of the files that it was made from
 LOG = "ray.log"
 BOARD = "tensorboard"  # a folder; each session has files of its own there
 READ = ("manifest.json", "space.yaml")  # besides the results
@@ -30,6 +33,8 @@ HEAVY = (".safetensors", ".png", ".damaged")  # fetched where they are wanted
 
 class Here:
     """The files of a run that lies in a folder of this machine, or on a disk that it shares: there is nothing to do."""
+
+    remote = False  # whether a question costs a request
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -72,6 +77,13 @@ class Here:
         path.unlink()
         return size
 
+    def clear(self, files: Iterable[str], folders: Iterable[str]) -> None:
+        """Delete files and folders of the run by name; those that are not there are passed over."""
+        for name in files:
+            (self._folder / name).unlink(missing_ok=True)
+        for name in folders:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
     def fetch(self, path: Path) -> Path:
         """Have a file here as it is there; where it is not there, it is not here either."""
         return path
@@ -85,6 +97,14 @@ class Here:
     def look(self, folder: Path) -> None:
         """Have a folder as it is there, unless it was looked at a moment ago."""
 
+    def metadata(self, path: Path) -> dict[str, str] | None:
+        """A checkpoint's metadata; None where it is gone or not whole."""
+        try:
+            with path.open("rb") as stream:
+                return read_metadata(stream, path.stat().st_size)
+        except OSError:
+            return None
+
     def checkpoints(self) -> dict[Path, int]:
         """The bytes of every checkpoint; others may delete meanwhile."""
         found = {}
@@ -96,6 +116,8 @@ class Here:
 
 class Mirror(Here):
     """Those of a run that lies at a place. `guard` may raise before anything is sent."""
+
+    remote = True
 
     def __init__(self, folder: Path, place: Place) -> None:
         super().__init__(folder)
@@ -131,6 +153,10 @@ class Mirror(Here):
         """At the place."""
         return self.place.stored(self.name_of(path)) is not None
 
+    def metadata(self, path: Path) -> dict[str, str] | None:
+        """At the place; its header alone is fetched."""
+        return self.place.look_into(self.name_of(path), read_metadata)
+
     def checkpoints(self) -> dict[Path, int]:
         """At the place."""
         found = self.place.files("trials").items()
@@ -161,6 +187,13 @@ class Mirror(Here):
         self.drop([path] if there else [])
         path.unlink(missing_ok=True)
         return there.size if there else 0
+
+    def clear(self, files: Iterable[str], folders: Iterable[str]) -> None:
+        """At the place, and here."""
+        files, folders = list(files), list(folders)
+        there = self.place.files()
+        self.place.remove((name for name in there if name in files or name.partition("/")[0] in folders), self.guard)
+        super().clear(files, folders)
 
     def fetch(self, path: Path) -> Path:
         """At the place."""

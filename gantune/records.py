@@ -1,16 +1,13 @@
 """What a run's rows tell of each trial, and how finalists stand."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gantune.config import Scalar
-from gantune.results import Row
+from gantune.results import ENDED, RESTS, Row
 from gantune.standings import Standing, rank
-
-ENDED = ("finished", "pruned", "collapsed", "failed")
-RESTS = "paused"  # stopped at a rung, and to go on if it turns out to be among the best there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +72,15 @@ def trials_and_repeats(rows: Iterable[Row]) -> tuple[list[TrialRecord], list[Tri
 
 
 def trial_record(rows: list[Row]) -> TrialRecord:
-    """One trial from its rows, which are in order."""
+    """One trial from its rows, which are in order.
+
+    Its best score is what the last row says: weights that are lost, or taken over, take theirs with them.
+    """
+    rows = rows[max((at for at, row in enumerate(rows) if row.starts_over), default=0) :]
     for_good = (row for row in rows if row.state in ENDED and row.state != "failed")  # what failed may be tried again
     last = next(for_good, rows[-1])
     born = max((at for at, row in enumerate(rows) if row.reborn), default=0)
-    scored = [(row.best_score, row) for row in rows[born:] if row.best_score is not None]
-    best = min(scored, key=lambda item: item[0])[1] if scored else None  # of equals the first
+    best = _best_row(rows[: rows.index(last) + 1])
     metrics = dict(best.metrics) if best and best.score == best.best_score else {}
     metrics |= {name: value for name, value in last.metrics.items() if name.startswith("final_")}
     return TrialRecord(
@@ -98,6 +98,16 @@ def trial_record(rows: list[Row]) -> TrialRecord:
         verdict=last.verdict,
         seconds=max(row.trial_seconds for row in rows),
     )
+
+
+def _best_row(rows: Sequence[Row]) -> Row | None:
+    """The report of the weights that are kept: the first of the last ones that agree on the best score."""
+    best = None
+    for row in reversed(rows):
+        if row.best_score is None or row.best_score != rows[-1].best_score:
+            break
+        best = row
+    return best
 
 
 def label_of(checkpoint: Path) -> str:

@@ -10,18 +10,23 @@ from gantune.data.data_set import open_data
 from gantune.errors import RunError
 from gantune.metrics.reference_file import check_reference, load_reference
 from gantune.objectives import OF_MACHINES
+from gantune.progress import Progress
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import load_trial
 from gantune.threads import on_threads
-from gantune.trial import Progress, train_trial
+from gantune.trial import train_trial
+from gantune.writing import moved
 
 STATES = ("finished", "collapsed")  # that a trial comes to by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """One report, trained again. `differences`: recorded and present value of every number that is not the same."""
+    """One report, trained again. `differences`: recorded and present value of every number that is not the same.
+
+    `numbers` are those compared: none where the record lacks the report.
+    """
 
     samples_seen: int
     score: float | None
@@ -37,9 +42,10 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     where there is no such trial, or nothing to compare with; DataError where the data are no longer the same.
     """
     recorded = _reports(run, number, repeat)
-    config = load_trial(_fetched(run, run.trial_folder(number, repeat) / "config.yaml"))
+    written, dataset = run.trial_folder(number, repeat) / "config.yaml", run.manifest()["space"]["data"]["dataset"]
+    config = load_trial(_fetched(run, written), moved(dataset))
     images, reference = open_data(config.data), load_reference(_fetched(run, run.reference_path))
-    check_reference(images, config.objective, reference)
+    check_reference(images, config.objective, reference, run.files.fetch(run.data_path))
     chunks = int(next(iter(recorded.values())).metrics.get("micro_batches", 1))
     with on_threads(max(1, int(run.resources().get("cpus_per_trial", 1)))):
         for progress in train_trial(config, images, reference, folder, device, micro_batches=chunks):
@@ -61,7 +67,7 @@ def _fetched(run: Run, path: Path) -> Path:
 
 def _reports(run: Run, number: int, repeat: int) -> dict[int, Row]:
     """The rows of a trial that hold measurements, by samples seen; of two at one moment, the later."""
-    rows = run.results.rows()
+    rows = run.rows()
     own = [row for row in rows if (row.trial, row.repeat) == (number, repeat)]
     if taken := next((row for row in own if row.donor is not None), None):
         raise RunError(
@@ -77,16 +83,18 @@ def _reports(run: Run, number: int, repeat: int) -> dict[int, Row]:
 
 
 def _compared(row: Row | None, progress: Progress) -> Replayed:
+    if row is None:
+        return Replayed(samples_seen=progress.samples_seen, score=progress.score, numbers=0, differences={})
     now: dict[str, float | str | None] = {
         "score": progress.score,
         "best_score": progress.best_score,
         **progress.metrics,
     }
-    then: dict[str, float | str | None] = {}
-    if row is not None:
-        then = {"score": row.score, "best_score": row.best_score, **row.metrics}
-        if row.state in STATES or progress.state in STATES:
-            now["state"], then["state"] = progress.state, row.state
+    then: dict[str, float | str | None] = {"score": row.score, "best_score": row.best_score, **row.metrics}
+    if progress.state == "finished" and row.state not in STATES:  # the record lacks its end, and the final metrics
+        now = {name: value for name, value in now.items() if name in then}
+    elif row.state in STATES or progress.state in STATES:
+        now["state"], then["state"] = progress.state, row.state
     names = [name for name in dict.fromkeys([*now, *then]) if name not in OF_MACHINES]
     differences = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
     return Replayed(

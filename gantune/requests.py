@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gantune.errors import RunError
-from gantune.records import ENDED
+from gantune.results import ENDED
 from gantune.run import Run
 from gantune.whole import whole
 
@@ -51,6 +51,11 @@ class Requests:
         request = Request(id=f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}", verb=verb, trial=trial)
         self._write(self._asked(request), {"verb": verb, "trial": trial})
         return request
+
+    def asked(self, request: Request) -> bool:
+        """Whether a request has still to be carried out."""
+        self._files.look(self._folder)
+        return self._asked(request).exists()
 
     def answer(self, request: Request) -> Answer | None:
         """What the driver has said so far."""

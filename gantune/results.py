@@ -5,7 +5,7 @@ pile up, so that a row is written a few times only, however many there are.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,13 @@ SCHEMA = pa.schema(
         ("trial_seconds", pa.float64()),
         ("run_seconds", pa.float64()),
         ("place", pa.string()),
+        ("stopped_by", pa.string()),
     ]
 )
 TAKES_OVER = "takes over #"  # how the cause of such a row begins
+ENDED = ("finished", "pruned", "collapsed", "failed")
+RESTS = "paused"  # stopped at a rung or by the end of a budget, its checkpoint kept, and may go on
+SCHEDULER, USER, BUDGET = "scheduler", "user", "budget"  # who stops or pauses a trial
 MERGE_AT = 100  # parts of about one size before they become one
 
 
@@ -47,8 +51,9 @@ class Row:
     `state` is running | paused | finished | pruned | collapsed | failed; `config` the parameters as JSON.
 
     `score` is this report's, `best_score` the trial's best so far that met the constraints; lower is better.
-    `trial_seconds` is time spent training the trial, `run_seconds` the run's own clock, both over all sessions. `place`
-    is the address of the machine that trained it, and its GPUs there.
+    `stopped_by` is who stopped or paused the trial: scheduler, user or budget. `trial_seconds` is time spent training
+    the trial, `run_seconds` the run's own clock, both over all sessions. `place` is the address of the machine that
+    trained it, and its GPUs there.
     """
 
     trial: int
@@ -66,6 +71,17 @@ class Row:
     trial_seconds: float
     run_seconds: float
     place: str = ""
+    stopped_by: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its trial has ended, for good or by a failure that may be tried again."""
+        return self.state in ENDED
+
+    @property
+    def starts_over(self) -> bool:
+        """Whether the trial begins again from its seed: what it reported before is superseded."""
+        return self.state == "running" and self.samples_seen == 0
 
     @property
     def donor(self) -> int | None:
@@ -141,12 +157,11 @@ class Results:
 
     def rows(self) -> list[Row]:
         """All rows in the order of the run's clock; a row present twice, by a merge cut short, counts once."""
-        found = {(row.trial, row.repeat, row.samples_seen, row.state, row.run_seconds): row for row in self._read_all()}
-        return sorted(found.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
+        return in_order(self._read_all())
 
     def table(self) -> pa.Table:
         """All rows, in the same order."""
-        return _table(self.rows())
+        return table_of(self.rows())
 
     def _read_all(self) -> list[Row]:
         """Every row; where the writer merged parts away since they were listed, they are listed anew."""
@@ -168,7 +183,7 @@ class Results:
             except FileNotFoundError:
                 continue
             self._told.update(new)
-            return sorted(rows, key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
+            return in_order(rows)
 
     def _own(self) -> list[Path]:
         """This writer's parts; a directory that grows with them is not listed for every row."""
@@ -200,7 +215,7 @@ class Results:
         try:
             with whole(path) as partial:
                 pq.write_table(
-                    _table(rows), partial, write_page_checksum=True, use_dictionary=several, write_statistics=several
+                    table_of(rows), partial, write_page_checksum=True, use_dictionary=several, write_statistics=several
                 )
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror or error}; results so far are safe") from error
@@ -209,7 +224,14 @@ class Results:
         self._files.send(path)
 
 
-def _table(rows: list[Row]) -> pa.Table:
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows in the order of the run's clock; a row that is there twice counts once."""
+    unique = {(row.trial, row.repeat, row.samples_seen, row.state, row.run_seconds): row for row in rows}
+    return sorted(unique.values(), key=lambda row: (row.run_seconds, row.trial, row.samples_seen))
+
+
+def table_of(rows: list[Row]) -> pa.Table:
+    """Rows as an Arrow table."""
     columns: dict[str, list[Any]] = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
     for name in ("metrics", "evidence"):
         columns[name] = [list(value.items()) for value in columns[name]]

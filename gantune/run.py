@@ -4,6 +4,7 @@ docs/runs.md names every file of it.
 """
 
 import json
+import os
 import shlex
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +14,16 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from gantune.clock import Clock
 from gantune.config import BUDGETS
 from gantune.errors import CheckpointError, NoSurvivorError, RunError
-from gantune.manifest import FORMAT, REMEDY, read_manifest
-from gantune.mirror import Here, Mirror, find_run
+from gantune.manifest import FORMAT, read_manifest, remedy
+from gantune.mirror import DATA, Here, Mirror, find_run
 from gantune.objectives import fronts, point
 from gantune.provenance import session
 from gantune.records import TrialRecord, label_of, standings_of, trials_and_repeats
-from gantune.results import Results, Row
+from gantune.reports import BEST, missing_rows
+from gantune.results import Results, Row, in_order, table_of
 from gantune.space import SearchSpace
 from gantune.standings import Standing
 from gantune.storage import Place, is_uri
@@ -29,12 +32,16 @@ from gantune.writing import dump
 
 # What may differ between sessions of one run: how much is tried and with what, not what a trial is.
 EXTENSIBLE = {
-    "budget": ("trials", *BUDGETS, "price_per_hour"),
+    "data": ("dataset",),  # where files lie; whether they are the same is asked of their content
+    "budget": ("trials", *BUDGETS, "price_per_hour", "target"),
     "search": ("retries",),
     "resources": None,
     "confirm": None,
     "keep": None,
 }
+# What a search makes, besides the files of who drives it: of a run that has trained nothing it is made again.
+MADE = ("manifest.json", "space.yaml", "reference.safetensors", "study.journal", "ray.log")
+MADE_FOLDERS = ("results", "trials", "tensorboard", "ray")
 
 
 class Run:
@@ -46,6 +53,7 @@ class Run:
         self.files = Here(folder) if place is None else Mirror(folder, place)
         self.results = Results(folder / "results", files=self.files)
         self.session = -1  # in the manifest: the last, but for one of several drivers
+        self.clock = Clock()
 
     def __repr__(self) -> str:
         return f"Run({self.shown!r})"
@@ -74,6 +82,11 @@ class Run:
     def reference_path(self) -> Path:
         """The yardstick of all scores of this run."""
         return self.folder / "reference.safetensors"
+
+    @property
+    def data_path(self) -> Path:
+        """The table of the files that the reference was made from."""
+        return self.folder / DATA
 
     def trial_folder(self, number: int, repeat: int = 0) -> Path:
         """Where one trial keeps its configuration and checkpoints."""
@@ -113,28 +126,38 @@ class Run:
         """Whether a search is driving this run, here or on another machine."""
         return self.files.driven()
 
+    def trained(self) -> bool:
+        """Whether any trial has reported, or left weights whose reports are lost."""
+        return self.results.written() is not None or bool(list(self.files.checkpoints()))
+
     def begin(self, space: SearchSpace, *, storage: str | None = None) -> bool:
         """Make the run or continue it; True where it existed. Raises RunError where it was made from another space.
 
         storage: the database that holds its study, as people may see it; None for the journal. A run keeps to either.
+        A run that has trained nothing is made again from another space. Data at another place are noted by `note_data`.
         """
         document = json.loads(json.dumps(space.document()))
         manifest = self.manifest() if (self.folder / "manifest.json").exists() else None
+        changed = [] if manifest is None else list(_differences(manifest["space"], document))
+        if changed and storage is None and "study" not in (manifest or {}) and not self.trained():
+            self.files.clear(MADE, MADE_FOLDERS)
+            manifest = None
+        elif changed:
+            raise RunError(
+                f"{self.shown}: was made from another space ({'; '.join(changed[:4])}); "
+                "continue it with its own space, or start a new run with --name"
+            )
         if manifest is not None:
-            changed = list(_differences(manifest["space"], document))
-            if changed:
-                raise RunError(
-                    f"{self.shown}: was made from another space ({'; '.join(changed[:4])}); "
-                    "continue it with its own space, or start a new run with --name"
-                )
             if storage is None and "study" in manifest:
                 raise RunError(f"{self.shown}: its study lies in a database; name it by --storage or GANTUNE_STORAGE")
             if storage is not None and "study" not in manifest:
                 raise RunError(
                     f"{self.shown}: its study lies in {self.study_path.name}; leave --storage out, or use --name"
                 )
+            document["data"]["dataset"] = manifest["space"]["data"]["dataset"]
         shared = {} if storage is None else {"storage": storage}
-        sessions = [*(manifest or {}).get("sessions", []), session() | shared]
+        clock = {"began": self.clock.began, "before": self.clock.before}
+        sessions = [*(manifest or {}).get("sessions", []), session() | clock | shared]
         self._write("space.yaml", dump(document))
         values = {"format": FORMAT, "seed": space.search.seed, "space": document, "sessions": sessions}
         values["id"] = (manifest or {}).get("id") or uuid.uuid4().hex[:8]  # of this run, wherever it is moved
@@ -143,6 +166,14 @@ class Run:
         values |= {key: manifest[key] for key in ("protocol", "study") if manifest is not None and key in manifest}
         self._write("manifest.json", json.dumps(values, indent=1))
         return manifest is not None
+
+    def note_data(self, dataset: str) -> None:
+        """Note where the data lie, which were found to be the run's own."""
+        values = self.manifest()
+        if values["space"]["data"]["dataset"] != dataset:
+            values["space"]["data"]["dataset"] = dataset
+            self._write("space.yaml", dump(values["space"]))
+            self._write("manifest.json", json.dumps(values, indent=1))
 
     def settle(self, score: str, reference: str) -> None:
         """Note how scores are measured, the metric's full name and its reference's key.
@@ -168,6 +199,10 @@ class Run:
     def note_resources(self, values: Mapping[str, float]) -> None:
         """Note what a trial of this session occupies: `cpus_per_trial`, which is its threads, and `gpus_per_trial`."""
         self._note("resources", dict(values))
+
+    def note_clock(self) -> None:
+        """Note what the run's clock shows at the end of this session."""
+        self._note("seconds", self.clock.seconds())
 
     def note_end(self) -> None:
         """Note that this session came to the search's end: nothing more was asked for."""
@@ -199,24 +234,30 @@ class Run:
             raise RunError(f"{self.folder / name}: cannot be written: {error.strerror or error}") from error
         self.files.send(self.folder / name)
 
+    def rows(self) -> list[Row]:
+        """Every report: the results, and what checkpoints hold beyond them. See reports.py."""
+        rows = self.results.rows()
+        missing = missing_rows(self.files, rows)
+        return in_order([*rows, *missing]) if missing else rows
+
     def trials(self) -> list[TrialRecord]:
         """Every trial of the search that has reported, by number."""
-        return trials_and_repeats(self.results.rows())[0]
+        return trials_and_repeats(self.rows())[0]
 
     def table(self) -> pa.Table:
         """Every report as a row of an Arrow table; `.to_pandas()` makes a data frame of it."""
-        return self.results.table()
+        return table_of(self.rows())
 
     def repeats(self) -> list[TrialRecord]:
         """Every run of a finalist under a fresh seed that has reported, by number and repeat."""
-        return trials_and_repeats(self.results.rows())[1]
+        return trials_and_repeats(self.rows())[1]
 
     def checkpoint(self, trial: TrialRecord, repeats: Iterable[TrialRecord]) -> Path:
         """The best weights of a trial's configuration: of all its runs, those of the lowest final score."""
         runs = [trial, *(repeat for repeat in repeats if repeat.number == trial.number)]
         scored = [(run.final_score, run.repeat) for run in runs if run.final_score is not None]
         repeat = min(scored)[1] if len(runs) > 1 and scored else 0
-        return self.trial_folder(trial.number, repeat) / "best.safetensors"
+        return self.trial_folder(trial.number, repeat) / BEST
 
     def let_go(self, checkpoint: Path) -> str:
         """How to have weights back that are not there any more, in words; nothing where they are."""
@@ -233,7 +274,7 @@ class Run:
         rows: those of the run, where they have been read.
         """
         label = label_of(checkpoint)
-        for row in self.results.rows() if rows is None else rows:
+        for row in self.rows() if rows is None else rows:
             if row.donor is not None and label == str(row.trial):
                 return None
         return f"gantune replay {label} {shlex.quote(self.shown)} --out FOLDER"
@@ -283,7 +324,7 @@ class Run:
         Both are read from the rows where neither is given. Raises NoSurvivorError with the reasons where there is none.
         """
         if trials is None and standings is None:
-            trials, repeats = trials_and_repeats(self.results.rows())
+            trials, repeats = trials_and_repeats(self.rows())
             standings = standings_of(repeats)
         trials, standings = list(self.trials() if trials is None else trials), standings or ()
         alive = [trial for trial in trials if trial.survived]
@@ -312,7 +353,8 @@ def _find(where: str | None, runs: Path) -> Path:
         if (folder / "manifest.json").is_file():
             return folder
         if (folder / "space.yaml").is_file() or (folder / "results").is_dir():
-            raise RunError(f"{folder}: is a run without its manifest.json; {REMEDY}; {listed}")
+            manifest = folder / "manifest.json"
+            raise RunError(f"{folder}: is a run without its manifest.json; {remedy(manifest, str(manifest))}; {listed}")
     raise RunError(f"`{where}` is not a run; {listed}")
 
 
@@ -322,7 +364,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str
         if key in EXTENSIBLE and EXTENSIBLE[key] is None:
             continue  # one that is older than the section lacks it
         if key in EXTENSIBLE and isinstance(before, dict) and isinstance(after, dict):
-            free = EXTENSIBLE[key] or {*before, *after}
+            free: Iterable[str] = EXTENSIBLE[key] or {*before, *after}
+            if key == "data" and not all(os.path.isabs(data.get("dataset", "")) for data in (before, after)):
+                free = ()  # a name is no place
             if key == "budget" and {"pbt", "pb2"} & {*new["search"]["scheduler"]}:
                 free = {*free} - {"trials"}  # a population does not grow
             before = {name: value for name, value in before.items() if name not in free}

@@ -1,13 +1,17 @@
 """A search's situation drawn with rich: one line, or a picture that fits a terminal."""
 
 import math
+import shlex
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from gantune.plan import Preparation
 from gantune.situation import Lead, Running, Situation, label
 from gantune.spending import duration
+from gantune.stage import Stage
 
 BAR = 20
 CURVE = 16  # characters
@@ -15,6 +19,8 @@ FAR = 10
 MOST_PLACES = 4
 GAP = "  "
 STATES = ("finished", "paused", "pruned", "collapsed", "failed")
+SLACK = 1.2  # for final scores, and for a pace that varies
+SESSION = Preparation().total  # seconds of a session besides its training
 STYLES = {"finished": "green", "paused": "cyan", "pruned": "", "collapsed": "yellow", "failed": "red"}
 DROPPED = ("place", "ago", "gpu", "best", "scores")  # columns that go first where the terminal is narrow
 LEFT = ("scores", "place")  # aligned
@@ -23,15 +29,65 @@ LEFT = ("scores", "place")  # aligned
 def overview(situation: Situation) -> str:
     """Progress, counts, best so far and time left, in one line."""
     done, asked, counts = situation.done, situation.asked, situation.counts
-    parts = [f"[{bar(done, asked, '#-')}] {done}/{asked}", f"{len(situation.running)} running"]
+    parts = [f"[{bar(done, asked, '#-')}] {done}/{asked}", _open(situation)]
     parts += [f"{counts['paused']} paused"] if counts.get("paused") else []
     parts += [situation.stage] if situation.stage else []
     parts += [f"{counts[state]} {state}" for state in ("pruned", "collapsed", "failed") if counts.get(state)]
     if situation.best is not None:
         parts.append(f"best {_lead(situation.best)}")
-    if situation.seconds_left is not None and done < asked:
-        parts.append(f"{duration(situation.seconds_left)} left")
-    return GAP.join(parts)
+    return GAP.join([*parts, *([left] if (left := time_left(situation)) else [])])
+
+
+def time_left(situation: Situation) -> str:
+    """Return the time left in words; nothing where nobody trains."""
+    if not situation.running or situation.done >= situation.asked:
+        return ""
+    if situation.seconds_left is None:
+        return "time left not known yet"
+    return f"{duration(situation.seconds_left)} left"
+
+
+def _open(situation: Situation) -> str:
+    """How many trials train, and how many wait for a worker where any do."""
+    waiting = f"{GAP}{len(situation.waiting)} waiting" if situation.waiting else ""
+    return f"{len(situation.running)} running{waiting}"
+
+
+def preparing(stage: Stage) -> str:
+    """Return how far a search is that trains nothing yet, in one line."""
+    share = "" if stage.share is None else f", {stage.share:.0%}"
+    return f"preparing: {stage.name}{share}, {duration(max(0.0, time.time() - stage.began))} since it began"
+
+
+def unfinished(situation: Situation, run: str) -> str:
+    """What it takes to finish the trials that the end of a budget paused; nothing where there are none."""
+    if not situation.unfinished:
+        return ""
+    many = situation.unfinished != 1
+    paused = f"{situation.unfinished} trial{'s are' if many else ' is'} paused"
+    seconds = situation.unfinished_seconds
+    if seconds is None:
+        return f"{paused}; continue with: gantune resume {shlex.quote(run)} --set budget.hours=HOURS"
+    more, wall = [], seconds * SLACK + SESSION
+    for limit in situation.limits:
+        hours = max(situation.spending.hours, 1e-9)
+        share = {"hours": wall, "cost": wall}.get(limit.name, seconds * SLACK) / 3600 / hours
+        needed = wall / 3600 if limit.name == "hours" else limit.spent * share
+        if limit.spent + needed > limit.limit:
+            more.append(f" --set budget.{limit.name}={_rounded_up(limit.spent + needed)}")
+    if situation.target is not None and situation.best is not None and situation.best.score <= situation.target:
+        more.append(" --set budget.target=null")
+    it = "them" if many else "it"
+    return (
+        f"{paused}; finishing {it} takes about {(seconds + SESSION) / 3600:.2g} hours more on this machine: "
+        f"gantune resume {shlex.quote(run)}{''.join(more)}"
+    )
+
+
+def _rounded_up(value: float) -> str:
+    """A number of two digits that is no less, as a space file takes it."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / unit) * unit:.12g}"
 
 
 def bar(done: int, asked: int, marks: str) -> str:
@@ -57,10 +113,9 @@ def curve(scores: Sequence[float], *, plain: bool = False) -> str:
 class Picture:
     """A situation for a rich console, in as many lines and columns as it has. `note` stands below it."""
 
-    def __init__(self, situation: Situation, note: str = "", *, waiting: bool = False) -> None:
+    def __init__(self, situation: Situation, note: str = "") -> None:
         self._situation = situation
         self._note = note
-        self._title = "waiting" if waiting else "running"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         plain = not console.encoding.startswith("utf")
@@ -75,7 +130,7 @@ class Picture:
 
     def _head(self, plain: bool) -> Iterable[Text]:
         now = self._situation
-        left = f", {duration(now.seconds_left)} left" if now.seconds_left is not None and now.done < now.asked else ""
+        left = f", {left}" if (left := time_left(now)) else ""
         title = Text(now.name, style="bold")
         title.append(f"{GAP}{bar(now.done, now.asked, '#-' if plain else '█░')}", style="not bold cyan")
         what = " runs of finalists" if now.confirming else ""
@@ -92,7 +147,7 @@ class Picture:
 
     def _counts(self) -> Text:
         now = self._situation
-        counts = Text(f"{len(now.running)} {self._title}")
+        counts = Text(_open(now))
         for state in STATES:
             if now.counts.get(state):
                 counts.append(GAP).append(f"{now.counts[state]} {state}", style=STYLES[state])
@@ -115,17 +170,20 @@ class Picture:
             more = f"{GAP}and {len(told) - MOST_PLACES} more" if len(told) > MOST_PLACES else ""
             return f"GPU, memory: {GAP.join(told[:MOST_PLACES])}{more}"
         cpus = (now.cpus_per_trial or 0.0) * sum(trial.samples_seen > 0 for trial in now.running)
-        if not cpus or self._title == "waiting" or any("gpu" in trial.place for trial in now.running):
+        if not cpus or any("gpu" in trial.place for trial in now.running):
             return ""
         return f"{cpus:g} CPU{'s' * (cpus != 1)} in use"
 
     def _rows(self, width: int, room: int | None, plain: bool) -> Iterable[Text]:
-        """A line for each trial that runs, under titles; columns that do not fit are left out."""
-        running = self._situation.running
-        if not running:
+        """A line for each trial that trains or waits, under titles; columns that do not fit are left out."""
+        now = self._situation
+        every = [*now.running, *now.waiting]
+        if not every:
             return
-        shown = running if room is None or len(running) <= room else running[: max(1, room - 1)]
-        table = [_cells(trial, self._situation.samples_per_trial, plain) for trial in shown]
+        shown = every if room is None or len(every) <= room else every[: max(1, room - 1)]
+        table = [_cells(trial, now.samples_per_trial, plain) for trial in shown]
+        for cells in table[len(now.running) :]:
+            cells["ago"] = "waiting"
         columns = [name for name in table[0] if any(cells[name] for cells in table)]
         widths = {name: max(len(name), *(len(cells[name]) for cells in table)) for name in columns}
         for name in DROPPED:
@@ -141,8 +199,8 @@ class Picture:
         yield Text(line({name: name for name in columns}), style="dim")
         for cells in table:
             yield Text(line(cells))
-        if len(shown) < len(running):
-            yield Text(f"and {len(running) - len(shown)} more", style="dim")
+        if len(shown) < len(every):
+            yield Text(f"and {len(every) - len(shown)} more", style="dim")
 
 
 def causes(counted: Mapping[str, int]) -> str:

@@ -5,13 +5,13 @@ Its driver and anybody who reads the run draw the same picture; the driver knows
 
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from gantune.config import BUDGETS, Pb2, Pbt
+from gantune.config import BUDGETS, SCHEDULERS, NoScheduler, Pb2, Pbt, Scheduler
 from gantune.errors import RunError
-from gantune.records import ENDED, RESTS
-from gantune.results import Row
+from gantune.remaining import Begun, Rules
+from gantune.results import BUDGET, ENDED, RESTS, Row
 from gantune.run import Run
 from gantune.spending import Limit, Meter, Spending
 
@@ -21,9 +21,10 @@ Key = tuple[int, int]  # a trial and a repeat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A trial that is out. `scores` are its last ones, the oldest first; `seconds_ago` None before it has reported.
+    """A trial that trains or waits for a worker.
 
-    `place` is the machine, and its GPUs there. `gpu_utilization` and `gpu_memory` are shares, None where not known.
+    `scores` are its last ones, the oldest first; `seconds_ago` None before it has reported. `place` is the machine,
+    and its GPUs there. `gpu_utilization` and `gpu_memory` are shares, None where not known.
     """
 
     trial: int
@@ -66,8 +67,10 @@ class Failure:
 class Situation:
     """A search at one moment. While finalists are confirmed, `done`, `asked`, counts and best are those of their runs.
 
-    `counts` are trials by state, `causes` the collapsed by verdict. `seconds` is the run's own clock; `seconds_left` a
-    guess, None where there is nothing to guess from. `baseline` is its score; `target` one at which the search ends.
+    `counts` are trials by state, `causes` the collapsed by verdict. `seconds` is the run's own clock; `seconds_left`
+    a guess, None where there is nothing to guess from. `unfinished` counts the trials that the end of a budget
+    paused, `unfinished_seconds` what finishing them takes at the pace so far. `waiting`: open trials without a
+    worker. `baseline` is its score, `target` one at which the search ends.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Situation:
     causes: Mapping[str, int]
     failures: tuple[Failure, ...]
     running: tuple[Running, ...]
+    waiting: tuple[Running, ...]
     best: Lead | None
     baseline: float | None
     target: float | None
@@ -89,13 +93,15 @@ class Situation:
     limits: tuple[Limit, ...]
     spending: Spending
     cpus_per_trial: float | None
+    unfinished: int = 0
+    unfinished_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
     """What a run's manifest says of its search.
 
-    `generations` are the samples at which those of a population end; `ended`: its last driver came to the search's end.
+    `rules` decide how long trials train. `ended`: its last driver came to the search's end.
     """
 
     name: str
@@ -106,7 +112,7 @@ class Outline:
     seeds: int
     has_baseline: bool
     ended: bool
-    generations: tuple[int, ...]
+    rules: Rules
     limits: Mapping[str, float]
     target: float | None
     price: float | None
@@ -136,7 +142,13 @@ class Outline:
             seeds=confirm.get("seeds", 0),
             has_baseline=space.get("baseline") is not None,
             ended=bool(manifest["sessions"][-1].get("ended")),
-            generations=_generations(space),
+            rules=Rules(
+                scheduler=_scheduler(space["search"]["scheduler"]),
+                samples=budget["samples_per_trial"],
+                reports=space["objective"]["reports"],
+                asked=budget["trials"],
+                baseline=space.get("baseline") is not None,
+            ),
             limits=limits,
             target=budget.get("target"),
             price=budget.get("price_per_hour"),
@@ -144,12 +156,21 @@ class Outline:
             gpus=resources.get("gpus_per_trial"),
         )
 
+    @property
+    def generations(self) -> list[int]:
+        """The samples at which the generations of a population end; none of another search."""
+        scheduler = self.rules.scheduler
+        if not isinstance(scheduler, Pbt | Pb2):
+            return []
+        return scheduler.generations(self.samples_per_trial, self.rules.reports)
+
 
 @dataclass(slots=True, kw_only=True)
 class _Heard:
     """What the rows of one trial have come to."""
 
     state: str = ""
+    stopped_by: str = ""
     verdict: str = ""
     cause: str = ""
     samples_seen: int = 0
@@ -164,6 +185,14 @@ class _Heard:
     def ended(self) -> bool:
         """For good: what failed may be tried again."""
         return self.state in ENDED and self.state != "failed"
+
+    @property
+    def begun(self) -> Begun:
+        """What is known of how much it still trains. A budget that has paused it may have been raised."""
+        if self.state == "running" or (self.state == RESTS and self.stopped_by == BUDGET):
+            return Begun(self.samples_seen, "open")
+        states: dict[str, Literal["paused", "collapsed"]] = {RESTS: "paused", "collapsed": "collapsed"}
+        return Begun(self.samples_seen, states.get(self.state, "ended"))
 
 
 class Tally:
@@ -180,13 +209,11 @@ class Tally:
         again = row.run_seconds < trial.clock or (row.run_seconds, row.state) == (trial.clock, trial.state)
         if again or trial.ended:
             return
-        if row.reborn:
-            trial.best = None
-        elif row.best_score is not None:
-            trial.best = row.best_score if trial.best is None else min(trial.best, row.best_score)
+        trial.best = row.best_score
         if row.score is not None and row.samples_seen != trial.samples_seen:
             trial.scores.append(row.score)
         trial.state, trial.verdict, trial.cause = row.state, row.verdict, row.cause
+        trial.stopped_by = row.stopped_by
         trial.samples_seen, trial.score, trial.place = row.samples_seen, row.score, row.place
         trial.clock = row.run_seconds
         trial.metrics = row.metrics
@@ -208,8 +235,16 @@ class Tally:
         """Whether finalists are being trained again."""
         return any(repeat for _, repeat in self._heard)
 
-    def situation(self, outline: Outline, *, clock: float, out: Collection[Key], confirming: bool) -> Situation:
-        """The picture at a time of the run's clock. `out`: who is being trained, whether it has reported or not."""
+    def situation(
+        self,
+        outline: Outline,
+        *,
+        clock: float,
+        out: Collection[Key],
+        confirming: bool,
+        waiting: Collection[Key] = (),
+    ) -> Situation:
+        """The picture at a time of the run's clock. `out`: who is trained, `waiting`: who waits, reported or not."""
         shown = {key: trial for key, trial in self._heard.items() if bool(key[1]) == confirming}
         states = Counter(trial.state for trial in shown.values())
         living = [
@@ -219,6 +254,7 @@ class Tally:
         ]
         baseline = self._heard.get((0, 0)) if outline.has_baseline else None
         spent = self._spent(outline, clock)
+        cut = [key for key, trial in shown.items() if trial.state == RESTS and trial.stopped_by == BUDGET]
         asked = self._finalists(outline) * outline.seeds if confirming else outline.trials
         return Situation(
             name=outline.name,
@@ -236,14 +272,17 @@ class Tally:
                 if trial.state == "failed"
             ),
             running=tuple(self._running(key, clock) for key in sorted(out)),
+            waiting=tuple(self._running(key, clock) for key in sorted(waiting)),
             best=min(living, key=lambda lead: (lead.score, lead.trial), default=None),
             baseline=baseline.best if baseline else None,
             target=outline.target,
             seconds=clock,
-            seconds_left=self._seconds_left(outline, spent, clock, asked, states),
+            seconds_left=self._seconds_left(outline, spent, shown, {*out, *waiting}, asked if confirming else 0),
             limits=tuple(spent.within(outline.limits)),
             spending=spent,
             cpus_per_trial=outline.cpus,
+            unfinished=len(cut),
+            unfinished_seconds=self.meter.seconds_to_finish(cut, outline.samples_per_trial),
         )
 
     def _running(self, key: Key, clock: float) -> Running:
@@ -295,17 +334,31 @@ class Tally:
         return f"generation {passed + 1} of {len(outline.generations) + 1}"
 
     def _seconds_left(
-        self, outline: Outline, spent: Spending, clock: float, asked: int, states: Mapping[str, int]
+        self, outline: Outline, spent: Spending, shown: Mapping[Key, _Heard], out: Collection[Key], finalists: int
     ) -> float | None:
-        """A guess from the pace of the whole run so far."""
-        ended = sum(states.get(state, 0) for state in ENDED)
-        limits = (limit for limit in spent.within(outline.limits) if limit.spent)
-        guesses = [clock / limit.spent * (limit.limit - limit.spent) for limit in limits]
-        if outline.generations and spent.samples:
-            guesses.append(clock / spent.samples * (asked * outline.samples_per_trial - spent.samples))
-        elif ended and not outline.generations:
-            guesses.append(clock / ended * (asked - ended - states.get(RESTS, 0)))
-        return max(0.0, min(guesses)) if guesses and clock else None
+        """A guess from the pace so far: the time of what is still to be trained, or until a budget is used up."""
+        begun = {key: trial.begun for key, trial in shown.items()}
+        begun |= {key: Begun(begun[key].samples_seen if key in begun else 0, "open") for key in out}
+        if finalists:  # they are never stopped early
+            whole = replace(outline.rules, scheduler=NoScheduler(), asked=finalists)
+            left = whole.remaining(dict(enumerate(begun.values())))
+        else:
+            left = outline.rules.remaining({number: trial for (number, _), trial in begun.items()})
+        meter, ends = self.meter, list[float]()
+        if left is None or not meter.pace:
+            return None
+        for limit in spent.within(outline.limits):
+            rest = limit.limit - limit.spent
+            ends.append(
+                {
+                    "hours": rest * 3600,
+                    "cost": rest / (outline.price or 1.0) * 3600,
+                    "samples": rest * meter.pace / meter.parallelism,
+                    "gpu_hours": rest / (outline.gpus or 1.0) * 3600 / meter.parallelism,
+                }[limit.name]
+            )
+        work = max(left.total / meter.parallelism, left.longest) * meter.pace - (spent.hours * 3600 - meter.clock)
+        return max(0.0, min([work, *ends]))
 
 
 def label(trial: int, repeat: int) -> str:
@@ -320,12 +373,7 @@ def machine(place: str) -> str:
     return f"{address} {gpus}" if gpus else address
 
 
-def _generations(space: Mapping[str, Any]) -> tuple[int, ...]:
-    """When the generations of a population end; nothing where the scheduler is another."""
-    kinds: dict[str, type[Pbt | Pb2]] = {"pbt": Pbt, "pb2": Pb2}
-    scheduler = space["search"]["scheduler"]
-    ((name, options),) = scheduler.items() if isinstance(scheduler, dict) else [(scheduler, {})]
-    if name not in kinds:
-        return ()
-    population = kinds[name](**{key: value for key, value in (options or {}).items() if key == "interval"})
-    return tuple(population.generations(space["budget"]["samples_per_trial"], space["objective"]["reports"]))
+def _scheduler(written: Any) -> Scheduler:
+    """The scheduler of a manifest."""
+    ((name, options),) = written.items() if isinstance(written, dict) else [(written, {})]
+    return SCHEDULERS[name](**(options or {}))

@@ -1,6 +1,8 @@
 """What a run has cost so far, from its rows."""
 
-from collections.abc import Iterable, Mapping
+import heapq
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from gantune.config import BUDGETS
@@ -56,12 +58,17 @@ class Meter:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, int], int] = {}
         self._seconds: dict[tuple[int, int], float] = {}
+        self._seconds_before = 0.0  # of trials that started over
         self.samples = 0
         self.clock = 0.0
+        self._began = math.inf  # of the first trial's training, on that clock
 
     def hear(self, row: Row) -> None:
         """Take a row in."""
         key = row.trial, row.repeat
+        if row.starts_over:  # what was trained before was spent all the same
+            self._seconds_before += self._seconds.pop(key, 0.0)
+            self._seen[key] = 0
         seen = self.seen(*key)
         if row.donor is None:
             self.samples += max(0, row.samples_seen - seen)
@@ -71,15 +78,44 @@ class Meter:
         self._seen[key] = seen
         self._seconds[key] = max(self._seconds.get(key, 0.0), row.trial_seconds)
         self.clock = max(self.clock, row.run_seconds)
+        self._began = min(self._began, row.run_seconds - row.trial_seconds)
 
     def seen(self, trial: int, repeat: int = 0) -> int:
         """The samples that a trial's weights have seen."""
         return self._seen.get((trial, repeat), 0)
 
+    def seconds_to_finish(self, trials: Collection[tuple[int, int]], samples: int) -> float | None:
+        """Return the seconds until trials have trained on so many samples each; None before any trial ran.
+
+        It is the time of the slowest of as many workers as have trained at once so far, each at its trial's own pace.
+        """
+        if not self.pace:
+            return None
+        left = []
+        for key in trials:
+            seen, seconds = self.seen(*key), self._seconds.get(key, 0.0)
+            pace = seconds / seen if seen and seconds else self.pace
+            left.append(max(0, samples - seen) * pace)
+        workers = [0.0] * round(self.parallelism)
+        workers = workers[: len(left)] or [0.0]
+        for seconds in sorted(left):  # the longest last, which takes the most time
+            heapq.heapreplace(workers, workers[0] + seconds)
+        return max(workers)
+
+    @property
+    def pace(self) -> float:
+        """Seconds of training that a sample takes; 0 before any was trained on."""
+        return self.trial_hours * 3600 / self.samples if self.samples else 0.0
+
+    @property
+    def parallelism(self) -> float:
+        """How many trials trained at once, the mean over the time since the first."""
+        return max(1.0, self.trial_hours * 3600 / max(1e-9, self.clock - self._began))
+
     @property
     def trial_hours(self) -> float:
         """Hours of training, the sum over trials."""
-        return sum(self._seconds.values()) / 3600
+        return (self._seconds_before + sum(self._seconds.values())) / 3600
 
     def spending(self, clock: float, gpus: float | None, price: float | None) -> Spending:
         """What it comes to at a time of the run's clock, with so many GPUs a trial and a price per hour."""

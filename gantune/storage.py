@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from gantune.data.cache import cache_directory
@@ -189,6 +189,18 @@ class Place:
                 return bytes(stream.read())
 
         return self._ask(read)
+
+    def look_into(self, name: str, read: Callable[[BinaryIO, int], Found]) -> Found | None:
+        """What `read` makes of a file and its size, fetching no more than it reads; None where there is none."""
+
+        def look() -> Found | None:
+            try:
+                with self.filesystem.open_input_file(self._path(name)) as stream:
+                    return read(stream, stream.size())
+            except FileNotFoundError:
+                return None
+
+        return self._ask(look)
 
     def remove(self, names: Iterable[str], guard: Callable[[], None] = lambda: None) -> None:
         """Delete files; those that are not there are passed over."""

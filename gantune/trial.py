@@ -7,9 +7,9 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from gantune.accumulation import AccumulatingTrainer
 from gantune.audit import check_in_force
 from gantune.building import build_networks
 from gantune.checkpoint import Kind, read_checkpoint, write_checkpoint
-from gantune.collapse import CollapseMonitor, Verdict
+from gantune.collapse import CollapseMonitor
 from gantune.compatibility import check_trial
 from gantune.config import Component, Constraint, TrialConfig, derive_seed
 from gantune.data.data_set import BatchSource, DataSet
@@ -27,45 +27,15 @@ from gantune.metrics.costs import generator_parameters, seconds_per_image
 from gantune.metrics.reference import SCORES, Reference, sample
 from gantune.objectives import own_metrics
 from gantune.pictures import MOMENT, TARGET_WIDTH, enough, enough_of_a_moment, save_samples
+from gantune.progress import STATES, Progress
+from gantune.reports import BEST, LATEST
 from gantune.trainer import GANTrainer
 from gantune.world import ALONE, World
-from gantune.writing import trial_document
+from gantune.writing import same_trial, trial_document
 
-LATEST = "latest.safetensors"
-BEST = "best.safetensors"
 PICTURE = "collapse.png"
 CPU_WORDS = ("DefaultCPUAllocator", "not enough memory")  # PyTorch has no type for what a CPU lacks
 STEPS_BETWEEN_CHECKS = 32  # of finiteness; each check waits for the device once
-
-State = Literal["running", "finished", "collapsed"]
-STATES: tuple[State, ...] = ("running", "finished", "collapsed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What a trial has reached.
-
-    `score` is this report's and `best_score` the best so far that met all constraints; both are None where there is
-    none. `seconds` is training time, over all sessions; `place` is set by who knows the machine.
-    """
-
-    samples_seen: int
-    score: float | None
-    best_score: float | None
-    metrics: Mapping[str, float]
-    verdict: Verdict = field(default_factory=Verdict)
-    state: State = "running"
-    seconds: float = 0.0
-    place: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; `from_dict` reads them back."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> "Progress":
-        """The progress that `as_dict` described."""
-        return Progress(**{**values, "verdict": Verdict(**values["verdict"])})
 
 
 def train_trial(
@@ -120,16 +90,24 @@ def _memory_of(device: torch.device, micro_batches: int) -> Iterator[None]:
         raise ShortOfMemoryError(f"out of memory on {device}{how}: {first}; lower batch_size or the width") from error
 
 
-def set_aside_damaged(folder: Path) -> None:
-    """Rename checkpoints that cannot be read to *.damaged, so that the trial starts over from its seed."""
+def set_aside_damaged(folder: Path) -> list[str]:
+    """Rename checkpoints that cannot be read to *.damaged, and return a remark on each.
+
+    Without `latest` the trial starts over from its seed; without `best` it continues, and its best score starts anew.
+    """
     kinds: dict[str, Kind] = {LATEST: "trial", BEST: "generator"}
+    remarks = []
     for name, kind in kinds.items():
         path = folder / name
         if path.exists():
             try:
                 read_checkpoint(path, kind)
             except CheckpointError:
-                os.replace(path, path.with_suffix(".damaged"))
+                damaged = path.with_suffix(".damaged")
+                os.replace(path, damaged)
+                then = "the trial starts over from its seed" if name == LATEST else "its best weights are lost"
+                remarks.append(f"{path}: cannot be read, renamed to {damaged.name}; {then}")
+    return remarks
 
 
 def _make_room(folder: Path) -> None:
@@ -228,34 +206,42 @@ class _Trial:
             self._save_picture(MOMENT.format(self.trainer.samples_seen), enough_of_a_moment(dims), width=0)
         if self.micro_batches > 1:
             metrics = {**metrics, "micro_batches": float(self.micro_batches)}
-        eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
-        if eligible and (self.best_score is None or score < self.best_score):
-            self.best_score = score
-            self._write_best(score, metrics)
-        state: State = "running"
-        target = self.config.target
-        reached = target is not None and self.best_score is not None and self.best_score <= target
-        outlived = verdict.state == "diverged" and self.best_score is not None  # what it came to before still stands
-        if not math.isfinite(score) or (verdict.dead and not outlived):
-            state = "collapsed"
-        elif self.reports >= objective.reports or reached or outlived:
-            state = "finished"
-        if state == "finished" and self.best_score is not None:
-            final = self._evaluate_best()
-            metrics |= {f"final_{name}": value for name, value in final.items()}
-            metrics["final_score"] = final[self.reference.named(objective.metric)]
         in_force = {f"in_force.{name}": value for name, value in self.trainer.rates_in_force().items()}
+        told = {name: value for name, value in {**metrics, **signals, **in_force}.items() if math.isfinite(value)}
+        eligible = not verdict.dead and math.isfinite(score) and meets(objective.constraints, metrics)
+        better = eligible and (self.best_score is None or score < self.best_score)
+        self.best_score = score if better else self.best_score
         progress = Progress(
             samples_seen=self.trainer.samples_seen,
             score=score if math.isfinite(score) else None,
             best_score=self.best_score,
-            metrics={name: value for name, value in {**metrics, **signals, **in_force}.items() if math.isfinite(value)},
+            metrics=told,
             verdict=verdict,
-            state=state,
             seconds=self.seconds,
         )
+        if better:
+            self._write_best(progress, metrics)
+        progress = self._ended(progress)
         self._write_latest(progress, streams)
         return progress
+
+    def _ended(self, progress: Progress) -> Progress:
+        """The report with the state that it leaves the trial in; the best weights are measured once more at an end."""
+        objective, target, verdict = self.config.objective, self.config.target, progress.verdict
+        reached = target is not None and self.best_score is not None and self.best_score <= target
+        outlived = verdict.state == "diverged" and self.best_score is not None  # what it came to before still stands
+        if progress.score is None or (verdict.dead and not outlived):
+            return replace(progress, state="collapsed")
+        if not (self.reports >= objective.reports or reached or outlived):
+            return progress
+        metrics = dict(progress.metrics)
+        if self.best_score is not None:
+            final = self._evaluate_best()
+            final = {f"final_{name}": value for name, value in final.items()} | {
+                "final_score": final[self.reference.named(objective.metric)]
+            }
+            metrics |= {name: value for name, value in final.items() if math.isfinite(value)}
+        return replace(progress, state="finished", metrics=metrics)
 
     def _streams(self) -> dict[str, Tensor]:
         """The streams of randomness of all processes: the leader's under their names, the others' by rank."""
@@ -319,31 +305,38 @@ class _Trial:
             own=own_metrics(self.config.objective),
         )
 
-    def _write_best(self, score: float, metrics: Mapping[str, float]) -> None:
+    def _write_best(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         meta = {
-            "config": trial_document(self.config),
+            **self._identity(progress),
             "dims": list(self.trainer.shape.dims),
             "class_counts": list(self.class_counts),
             "class_names": list(self.class_names),
             "z_dim": self.trainer.z_dim,
-            "samples_seen": self.trainer.samples_seen,
-            "score": score,
+            "samples_seen": progress.samples_seen,
+            "score": progress.score,
             "metrics": metrics,
-            "reference": self.reference.key,
         }
         write_checkpoint(self.folder / BEST, "generator", self.trainer.ema_generator.state_dict(), meta)
 
     def _write_latest(self, progress: Progress, streams: Mapping[str, Tensor]) -> None:
         tensors = {**self.trainer.state(), **streams}
         meta = {
+            **self._identity(progress),
             "processes": self.world.size,
-            "config": trial_document(self.config),
-            "reference": self.reference.key,
             "reports": self.reports,
             "monitor": self.monitor.state(),
-            "progress": progress.as_dict(),
         }
         write_checkpoint(self.folder / LATEST, "trial", tensors, meta)
+
+    def _identity(self, progress: Progress) -> dict[str, Any]:
+        """What both checkpoints hold, so that either can give the results back the row of its report."""
+        return {
+            "config": trial_document(self.config),
+            "parameters": self.config.parameters(),
+            "seed": self.config.seed,
+            "reference": self.reference.key,
+            "progress": progress.as_dict(),
+        }
 
     def restore(self) -> Progress | None:
         """Continue from the folder's `latest`; None where there is none."""
@@ -363,7 +356,7 @@ class _Trial:
 
     def _continue(self, path: Path) -> Progress:
         tensors, meta = read_checkpoint(path, "trial")
-        if meta["config"] != json.loads(json.dumps(trial_document(self.config))):
+        if not same_trial(meta["config"], json.loads(json.dumps(trial_document(self.config)))):
             raise CheckpointError(f"{path}: belongs to another configuration; use another folder (--out)")
         if meta["reference"] != self.reference.key:
             raise CheckpointError(f"{path}: was scored against another reference, so its scores do not compare")
@@ -378,11 +371,15 @@ class _Trial:
         self.reports = meta["reports"]
         self.seconds = progress.seconds
         self.best_score = progress.best_score
-        if (self.folder / BEST).exists():  # written just before `latest`, so it may be one report ahead
-            kept: float = read_checkpoint(self.folder / BEST, "generator")[1]["score"]
-            self.best_score = kept if self.best_score is None else min(self.best_score, kept)
-        else:
+        if not (self.folder / BEST).exists():
             self.best_score = None  # its weights are gone, so it cannot win
+            return replace(progress, best_score=None)
+        kept = read_checkpoint(self.folder / BEST, "generator")[1]
+        if kept["samples_seen"] > progress.samples_seen:  # `best` is written just before `latest`
+            self.best_score = kept["score"]
+        elif self.best_score is None or kept["score"] > self.best_score:
+            self.best_score = kept["score"]  # older weights than those that were measured
+            return replace(progress, best_score=self.best_score)
         return progress
 
 

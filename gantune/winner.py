@@ -76,7 +76,7 @@ def find_winner(
     Raises NoSurvivorError where there is none, SpecError for a metric that no survivor has, RunError for a run that
     cannot be read.
     """
-    rows = run.results.rows() if rows is None else rows
+    rows = run.rows() if rows is None else rows
     trials, repeats = trials_and_repeats(rows)
     standings = standings_of(repeats)
     best = run.best(trials, standings) if number is None else run.scored(number, trials)

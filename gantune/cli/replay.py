@@ -74,6 +74,8 @@ def command(trial: str, run: str | None, runs: options.Runs, out: Path | None, d
 
 def _line(report: "Replayed", name: str) -> str:
     score = "-" if report.score is None else f"{report.score:.6g}"
+    if not report.numbers:
+        return f"{report.samples_seen:>12,} samples  {name} {score}  the record lacks this report"
     told = [f"{name} {now} instead of {then}" for name, (then, now) in report.differences.items()]
     more = f" and {len(told) - 2} more" if len(told) > 2 else ""
     verdict = "; ".join(told[:2]) + more if told else "the same"

@@ -63,7 +63,7 @@ def _views(look: "Any") -> "Iterator[View]":
     while True:
         view = look()
         yield view
-        if view.state != "searching":
+        if not view.driven:
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -95,13 +95,15 @@ def _redraw(run: "Run", views: "Iterator[View]") -> None:
 
 def _follow(run: "Run", views: "Iterator[View]") -> None:
     """A line whenever something has changed."""
-    from gantune.screen import overview
+    from gantune.screen import overview, preparing
 
     before = None
     for view in views:
-        now = (view.state, view.situation.done, view.situation.best, len(view.situation.running))
+        stage = view.stage
+        seen = (view.state, view.situation.done, view.situation.best, len(view.situation.running))
+        now = (*seen, stage and (stage.name, stage.share))
         if now != before:
-            click.echo(overview(view.situation))
+            click.echo(preparing(stage) if stage else overview(view.situation))
         before = now
     _print_rest(run, view)
 
@@ -109,9 +111,12 @@ def _follow(run: "Run", views: "Iterator[View]") -> None:
 def _print_json(run: "Run", views: "Iterator[View]", *, lines: bool) -> None:
     before = None
     for view in views:
-        values = {"run": run.shown, "next": _next(run, view), **asdict(view)}
+        stage = None if view.stage is None else asdict(view.stage)
+        values = {"run": run.shown, "next": _next(run, view), "stage": stage, **asdict(view)}
         now = {
             **values,
+            "stage": view.stage and (view.stage.name, view.stage.share),
+            "drivers": len(view.drivers),
             "situation": {**values["situation"], "seconds": 0, "seconds_left": 0, "spending": 0, "limits": 0},
         }
         if str(now) != before:
@@ -120,9 +125,10 @@ def _print_json(run: "Run", views: "Iterator[View]", *, lines: bool) -> None:
 
 
 def _picture(view: "View", note: str = "") -> "Any":
-    from gantune.screen import Picture
+    from gantune.screen import Picture, preparing
 
-    return Picture(view.situation, note, waiting=view.state != "searching")
+    notes = [*([preparing(view.stage)] if view.stage else []), *([note] if note else [])]
+    return Picture(view.situation, "\n".join(notes))
 
 
 def _print_rest(run: "Run", view: "View") -> None:
@@ -133,7 +139,7 @@ def _print_rest(run: "Run", view: "View") -> None:
 
 def _who(run: "Run", view: "View") -> str:
     """Who drives the run, or what to do where nobody does."""
-    if view.state == "searching":
+    if view.driven:
         who = "; ".join(map(str, view.drivers))
         return f"{run.shown}: driven by {who}"
     said = {
@@ -147,7 +153,7 @@ def _who(run: "Run", view: "View") -> str:
 def _next(run: "Run", view: "View") -> str:
     """The command that comes next."""
     where = shlex.quote(run.shown)
-    if view.state == "searching":
+    if view.driven:
         return f"gantune stop {where}"
     return f"gantune best {where}" if view.state == "finished" else f"continue with: gantune resume {where}"
 
@@ -155,10 +161,13 @@ def _next(run: "Run", view: "View") -> str:
 def _below(run: "Run", view: "View") -> list[str]:
     """What it cost, and what could not be trained."""
     from gantune.following import last_words
+    from gantune.screen import unfinished
     from gantune.situation import label
 
     failures = view.situation.failures
     lines = [f"so far: {view.situation.spending}"] if view.situation.spending.trials else []
+    if view.state != "searching" and (text := unfinished(view.situation, run.shown)):
+        lines.append(text)
     for failure in failures[-MOST_FAILURES:]:
         cause = failure.cause.partition("\n")[0]
         lines.append(f"{label(failure.trial, failure.repeat)} failed at {failure.samples_seen:,} samples: {cause}")

@@ -39,8 +39,10 @@ def command(
     from gantune.errors import NoSurvivorError
     from gantune.export import load_generator
     from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
+    from gantune.progress import Progress
+    from gantune.reports import BEST
     from gantune.trainer import choose_device
-    from gantune.trial import BEST, Progress, train_trial
+    from gantune.trial import train_trial
 
     def say(text: str) -> None:
         click.echo(text, err=True)

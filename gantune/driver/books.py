@@ -3,8 +3,7 @@
 A row is written before the study is told, so after a kill the rows tell what the study must still hear.
 """
 
-import json
-import time
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,14 @@ from gantune.driver.attempts import Attempts, read_attempts, write_attempts
 from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
-from gantune.records import RESTS
-from gantune.results import Row
+from gantune.progress import Progress
+from gantune.reports import missing_reports, row_of
+from gantune.results import RESTS, Row
 from gantune.run import Run
-from gantune.situation import Key, Outline, Situation, Tally
+from gantune.situation import Key, Outline, Situation, Tally, label
 from gantune.space import SearchSpace
 from gantune.spending import Limit
-from gantune.trial import Progress
+from gantune.stage import TRAINING, write_training
 from gantune.writing import dump, trial_document
 
 MOST_FAILURES = 3  # in a row, with no report between them
@@ -49,22 +49,22 @@ class Books:
         self._budget = space.budget
         gpus = space.resources.gpus_per_trial
         self._gpus = run.resources().get("gpus_per_trial", 1.0) if gpus == "auto" else 1.0 if gpus is None else gpus
-        self._started = time.monotonic()
-        self._seconds_before = max((row.run_seconds for row in rows), default=0.0)
+        self._clock = run.clock
+        self._clock.catch_up(max((row.run_seconds for row in rows), default=0.0))
         self._tally = Tally()
         self._outline: Outline | None = None
         for row in rows:
             self._tally.hear(row)
-        self._spent_before = {limit.name: limit.spent for limit in self._limits()}
         self._failures: list[str] = []
         self._retries = space.search.retries
         self.halted = ""  # by what is not a trial's fault
         self._proposals: dict[int, Proposal] = {}
         self.ended: Counter[str] = Counter()
-        self.ended_here = 0
         self.best: Best | None = None
         self.keeping = Keeping(run, space)
         self.watch: Callable[[Row, bool], None] = lambda row, fresh: None
+        self.notices: list[str] = []  # what a person is to be told of how the run was found
+        self._training: set[int] = set()  # of what is out, what has a worker
 
     def crash(self, number: int, cause: str) -> Row | None:
         """Note that a trial's worker died; the trial is issued again, until it has cost too many."""
@@ -132,6 +132,40 @@ class Books:
         """How many trials are out."""
         return len(self._proposals)
 
+    def train(self, number: int) -> None:
+        """Note that a worker trains a trial from now on; until then it waits for one."""
+        self._training.add(number)
+        self._tell_whom_it_trains()
+
+    def _leave(self, number: int) -> None:
+        """Note that a trial has no worker any more."""
+        if number in self._training:
+            self._training.discard(number)
+            self._tell_whom_it_trains()
+
+    def train_nobody(self) -> None:
+        """Note that no trial has a worker, as before and after Ray trains."""
+        self._training.clear()
+        (self.scratch.parent / TRAINING).unlink(missing_ok=True)
+
+    def _tell_whom_it_trains(self) -> None:
+        """Let readers tell trials that train from those that wait; nothing is lost where this cannot be written."""
+        with contextlib.suppress(OSError):
+            write_training(self.scratch.parent, map(self.identity, self._training))
+
+    def taken_notices(self) -> list[str]:
+        """What a person is to be told since the last call."""
+        told, self.notices = self.notices, []
+        return told
+
+    def is_out(self, number: int) -> bool:
+        """Whether a trial has been issued and has not ended since."""
+        return number in self._proposals
+
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        """While other drivers of the run wait; there are none."""
+        return contextlib.nullcontext()
+
     @property
     def resting(self) -> int:
         """How many trials were stopped that may go on later."""
@@ -161,11 +195,38 @@ class Books:
         """Note that a trial could not be trained. Returns the row that says so."""
         raise NotImplementedError
 
+    def record_kept(self, stops: Callable[[int, Progress], bool]) -> None:
+        """Record the reports that workers wrote and nobody heard of, once no worker writes any more.
+
+        stops: what the scheduler decides on a report. After this, what every checkpoint says is a row. A report of a
+        trial that had been ended before does not count, and goes.
+        """
+        for kept in missing_reports(self._run.files, self._run.results.rows()):
+            number = self._open_number(kept.key)
+            if kept.late:
+                self.keeping.let_go(kept.path)
+            elif number is not None and kept.progress.samples_seen > self._tally.meter.seen(*kept.key):
+                stopped = kept.progress.state == "running" and stops(number, kept.progress)
+                self.record(number, kept.progress, stopped=stopped)
+            elif self._is_own(kept.key):
+                self._write(kept.row)
+
+    def _open_number(self, key: Key) -> int | None:
+        """The number of a trial that is out or waits, which then counts as being out; None for any other."""
+        raise NotImplementedError
+
+    def _is_own(self, key: Key) -> bool:
+        """Whether a row of a trial that is not open is for these books to write."""
+        return bool(key[1]) == self.confirming
+
+    def close(self, cause: str) -> None:
+        """Pause what is open: a budget is used up, and more of it continues them."""
+        raise NotImplementedError
+
     def occupy(self, gpus: float) -> None:
         """Count a trial's time on so many GPUs from now on, and what was spent before, too."""
         self._gpus = gpus
         self._outline = None
-        self._spent_before = {limit.name: limit.spent for limit in self._limits()}
 
     def state_of(self, trial: int) -> str:
         """`running`, `waiting` or how a trial of the search ended; nothing where there is none."""
@@ -215,37 +276,28 @@ class Books:
 
     def seconds(self) -> float:
         """The run's own clock: seconds of search over all sessions."""
-        return self._seconds_before + time.monotonic() - self._started
-
-    def seconds_left(self) -> float | None:
-        """A guess from the pace at which this session ends trials and spends budgets."""
-        if not self.ended_here:
-            return None
-        elapsed = time.monotonic() - self._started
-        guesses = [elapsed / self.ended_here * (self.asked - sum(self.ended.values()) - self.resting)]
-        for limit in self._limits():
-            spent_here = limit.spent - self._spent_before[limit.name]
-            if spent_here > 0:
-                guesses.append(elapsed / spent_here * (limit.limit - limit.spent))
-        return max(0.0, min(guesses))
+        return self._clock.seconds()
 
     def situation(self) -> Situation:
         """What people see of the search now."""
         self._outline = self._outline or Outline.of(self._run)
-        seen = self._tally.situation(self._outline, clock=self.seconds(), out=self._out(), confirming=self.confirming)
+        out = self._out()
+        waiting = {self.identity(number) for number in self._proposals} - out
+        seen = self._tally.situation(
+            self._outline, clock=self.seconds(), out=out, waiting=waiting, confirming=self.confirming
+        )
         return replace(
             seen,
             stage=self.stage,
             done=sum(self.ended.values()) + self.resting,
             asked=self.asked,
             counts=dict(self.ended | Counter({RESTS: self.resting})),
-            seconds_left=self.seconds_left(),
             limits=tuple(self._limits()),
         )
 
     def _out(self) -> set[Key]:
         """Who is being trained."""
-        return {self.identity(number) for number in self._proposals}
+        return {self.identity(number) for number in self._training & self._proposals.keys()}
 
     def _issue(self, proposal: Proposal) -> Proposal:
         """Write a trial's configuration beside its results to come."""
@@ -266,32 +318,34 @@ class Books:
         self._tally.hear(row)
         self.watch(row, row.samples_seen > before)
 
+    def _start_over(self, number: int, why: str) -> None:
+        """Note that a trial begins again: what it reported before, and its best weights, do not count any more."""
+        row = self._row(number, "running", NOTHING, f"starts over from its seed: {why}")
+        self.notices.append(f"{label(row.trial, row.repeat)} is trained again from its seed: {why}")
+        self._note_row(row)
+
+    def _note_row(self, row: Row) -> None:
+        """Write a row, and know it as its trial's last."""
+        raise NotImplementedError
+
     def _close(self, number: int, state: str) -> None:
         """An open proposal has ended."""
         del self._proposals[number]
+        self._leave(number)
         self.ended[state] += 1
-        self.ended_here += 1
         self.keeping.ended(self.folder(number), state)
 
-    def _row(self, number: int, state: str, progress: Progress, cause: str) -> Row:
+    def _row(self, number: int, state: str, progress: Progress, cause: str, stopped_by: str = "") -> Row:
         config = self._proposals[number].config
-        trial, repeat = self.identity(number)
-        return Row(
-            trial=trial,
-            repeat=repeat,
-            state=state,
-            samples_seen=progress.samples_seen,
-            score=progress.score,
-            best_score=progress.best_score,
-            metrics=progress.metrics,
+        return row_of(
+            progress,
+            self.identity(number),
             seed=config.seed,
-            config=json.dumps(config.parameters()),
-            cause=cause,
-            verdict=progress.verdict.state,
-            evidence=progress.verdict.evidence,
-            trial_seconds=progress.seconds,
+            parameters=config.parameters(),
             run_seconds=self.seconds(),
-            place=progress.place,
+            state=state,
+            cause=cause,
+            stopped_by=stopped_by,
         )
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 from gantune.config import derive_seed
 from gantune.driver.books import NOTHING, Best, Books
 from gantune.driver.study import Proposal
-from gantune.records import ENDED
-from gantune.results import Row
+from gantune.progress import Progress
+from gantune.reports import LATEST, Key
+from gantune.results import BUDGET, ENDED, RESTS, Row
 from gantune.run import Run
 from gantune.space import SearchSpace, load_trial
-from gantune.trial import Progress
+from gantune.writing import moved
 
 
 class Confirmation(Books):
@@ -29,9 +30,9 @@ class Confirmation(Books):
         finalists = sorted(survivors, key=lambda trial: (trial.best_score, trial.number))[: space.confirm.top]
         self._runs = [(trial.number, seed + 1) for seed in range(space.confirm.seeds) for trial in finalists]
         self._seed = space.search.seed
-        self._known = {(row.trial, row.repeat, row.samples_seen) for row in rows}
-        last = {(row.trial, row.repeat): row.state for row in rows}
-        ends = {key: state for key, state in last.items() if state in ENDED and state != "failed"}
+        self._dataset = space.data.dataset
+        self._last = {(row.trial, row.repeat): row for row in rows if row.repeat}
+        ends = {key: row.state for key, row in self._last.items() if row.ended and row.state != "failed"}
         self._waiting = [index for index, key in enumerate(self._runs) if key not in ends]
         self.ended.update(ends[key] for key in self._runs if key in ends)
 
@@ -52,7 +53,7 @@ class Confirmation(Books):
 
     def _proposal(self, index: int) -> Proposal:
         trial, repeat = self.identity(index)
-        config = load_trial(self._run.trial_folder(trial) / "config.yaml")
+        config = load_trial(self._run.trial_folder(trial) / "config.yaml", moved(self._dataset))
         return Proposal(index, replace(config, seed=derive_seed(self._seed, "confirm", trial, repeat)))
 
     def identity(self, number: int) -> tuple[int, int]:
@@ -65,9 +66,17 @@ class Confirmation(Books):
 
     def record(self, number: int, progress: Progress, *, stopped: bool, by: str = "the scheduler") -> Row | None:
         """Note a report. Returns the row where it ended the run."""
+        if number not in self._proposals:
+            return None
         self._failures = []
-        repeated = progress.state == "running" and (*self.identity(number), progress.samples_seen) in self._known
-        if repeated or number not in self._proposals:
+        last = self._last.get(self.identity(number))
+        if last is not None and progress.samples_seen < last.samples_seen:
+            self._start_over(number, "its checkpoint could not be read")
+        elif (
+            last is not None
+            and progress.state == "running"
+            and (progress.samples_seen, progress.best_score) == (last.samples_seen, last.best_score)
+        ):
             return None  # a run that continues repeats its last report
         return self._note(number, progress.state, progress, progress.verdict.cause)
 
@@ -78,15 +87,41 @@ class Confirmation(Books):
 
     def _again(self, number: int) -> None:
         del self._proposals[number]
+        self._leave(number)
         self._waiting.insert(0, number)
+
+    def _open_number(self, key: Key) -> int | None:
+        number = self._runs.index(key) if key in self._runs else -1
+        if number in self._waiting:
+            self._waiting.remove(number)
+            self._proposals[number] = self._proposal(number)
+        return number if number in self._proposals else None
+
+    def close(self, cause: str) -> None:
+        """Pause the runs that are out."""
+        for number in sorted(self._proposals):
+            last = self._last.get(self.identity(number))
+            if last is not None and last.state != RESTS:
+                self._note_row(replace(last, state=RESTS, cause=cause, stopped_by=BUDGET, run_seconds=self.seconds()))
+            self._again(number)
+
+    def _issue(self, proposal: Proposal) -> Proposal:
+        issued, last = super()._issue(proposal), self._last.get(self.identity(proposal.number))
+        lost = last is not None and last.samples_seen > 0
+        if lost and not self._run.files.holds(self.folder(proposal.number) / LATEST):
+            self._start_over(proposal.number, f"{LATEST} is gone")
+        return issued
 
     def _note(self, number: int, state: str, progress: Progress, cause: str) -> Row | None:
         row = self._row(number, state, progress, cause)
-        self._write(row)
-        self._known.add((row.trial, row.repeat, row.samples_seen))
+        self._note_row(row)
         if row.best_score is not None and (self.best is None or row.best_score < self.best.score):
             self.best = Best(trial=row.trial, score=row.best_score)
         if state not in ENDED:
             return None
         self._close(number, state)
         return row
+
+    def _note_row(self, row: Row) -> None:
+        self._write(row)
+        self._last[row.trial, row.repeat] = row

@@ -6,9 +6,8 @@ from typing import Any
 from gantune.driver.books import Books
 from gantune.driver.schedulers import Remembering
 from gantune.driver.screen import Screen
-from gantune.records import ENDED
 from gantune.requests import Request, Requests
-from gantune.results import Row
+from gantune.results import ENDED, Row
 
 SECONDS_BETWEEN = 0.3  # looks into the folder
 PERSON = "a person"
@@ -26,6 +25,7 @@ class Control:
         self._screen = screen
         self._looked = -SECONDS_BETWEEN
         self._kills: dict[int, list[Request]] = {}
+        self._promoted: dict[int, int] = {}
         self.scheduler: object = None
         self.stop = False
 
@@ -43,8 +43,21 @@ class Control:
                 self._requests.reply(request, "accepted", "stopping")  # other drivers of the run are to hear it, too
             elif request.id not in known:
                 self._take(request)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Let the scheduler hear of promotions, also of those that another driver has met."""
+        promoted = self._requests.promoted()
+        if promoted != self._promoted and isinstance(self.scheduler, Remembering):
+            self.scheduler.keep(promoted)
+            self._promoted = promoted
 
     def _take(self, request: Request) -> None:
+        with self._books.together():
+            if self._requests.asked(request):  # no other driver has met it meanwhile
+                self._meet(request)
+
+    def _meet(self, request: Request) -> None:
         trial = request.trial
         state = self._books.state_of(trial) if isinstance(trial, int) else ""
         if state == "elsewhere":
@@ -55,19 +68,18 @@ class Control:
             self._requests.reply(request, "refused", f"#{trial} has ended already: {state}")
         elif request.verb == "promote":
             self._promote(request, trial)
-        elif state == "running":
+        elif state == "running" and self._books.samples_seen(trial):
             self._kills.setdefault(trial, []).append(request)
             self._requests.reply(request, "accepted", f"#{trial} ends at its next report")
         else:
-            row = self._books.withdraw(trial, f"stopped by {PERSON} while it was {state}")
+            when = "before its first report" if state == "running" else f"while it was {state}"
+            row = self._books.withdraw(trial, f"stopped by {PERSON} {when}")
             self._screen.ended(row, self._books)
-            self._requests.reply(request, "done", f"#{trial} was {state}, and has ended")
+            self._requests.reply(request, "done", f"#{trial} has ended, {when}")
 
     def _promote(self, request: Request, trial: int) -> None:
-        since = self._books.samples_seen(trial)
-        self._requests.promote(trial, since)
-        if isinstance(self.scheduler, Remembering):
-            self.scheduler.keep(self._requests.promoted())
+        self._requests.promote(trial, self._books.samples_seen(trial))
+        self._keep()
         self._screen.say(f"#{trial} gets its whole budget, as somebody asked")
         self._requests.reply(request, "done", f"#{trial} gets its whole budget, unless it collapses")
 

@@ -5,6 +5,7 @@ that no two ask at once, and one in the folder of each trial, held by the driver
 lock is free has lost its driver, and whoever finds it continues it from its checkpoint.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -12,11 +13,10 @@ from filelock import FileLock, Timeout
 
 from gantune.driver.books import Books
 from gantune.driver.confirmation import Confirmation
-from gantune.driver.ledger import Ledger
+from gantune.driver.ledger import GIVEN_UP, Ledger
 from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
-from gantune.records import ENDED, RESTS
-from gantune.results import Row
+from gantune.results import BUDGET, ENDED, RESTS, USER, Row
 from gantune.run import Run
 from gantune.situation import Key
 from gantune.space import SearchSpace
@@ -106,7 +106,7 @@ class _Shared(Books):
         for row in self._run.results.news():
             if _key(row) not in self._heard:
                 self._heard.add(_key(row))
-                self._seconds_before += max(0.0, row.run_seconds - self.seconds())
+                self._clock.catch_up(row.run_seconds)
                 self._tally.hear(row)
                 self._take_in(row)
 
@@ -154,10 +154,10 @@ class SharedLedger(_Shared, Ledger):
             return
         before = self._last.get(row.trial)
         self._note(row)
+        self._waiting = [each for each in self._waiting if each.number != row.trial or not row.ended]
         self.heard.append(row)
         if row.state in ENDED and (before is None or before.state not in ENDED):
             self.ended[row.state] += 1
-            self.ended_here += 1  # the pace is that of all drivers
 
     def _lay(self, proposal: Proposal, row: Row) -> None:
         """What rests is nobody's; any driver may wake it."""
@@ -213,6 +213,8 @@ class SharedLedger(_Shared, Ledger):
             return False
         if set(self._study.elsewhere()) != set(resting) or (self.halts and self.halts.wakes(resting) is not None):
             return False
+        if any(self._last[number].stopped_by == BUDGET for number in resting):
+            return False
         return all(self._free(number) for number in resting)
 
     def _free(self, number: int) -> bool:
@@ -230,16 +232,39 @@ class SharedLedger(_Shared, Ledger):
             return not self._quiet()
 
     def _claimed(self) -> Proposal | None:
-        proposal = self._waiting.pop(0) if self._waiting else self._abandoned() or self._woken()
+        begun = self._untold() or self._abandoned(begun=True) or self._continued()
+        proposal = begun or self._abandoned() or self._woken()
         if proposal is None and self._study.proposed() < self._budget.trials:
             proposal = self._study.propose()
             if proposal is not None and not self._crew.claim(self.folder(proposal.number)):
                 raise RunError(f"{self.folder(proposal.number)}: is locked, though trial #{proposal.number} is new")
         return proposal
 
-    def _abandoned(self) -> Proposal | None:
-        """An open trial whose driver is dead, claimed. One that had ended in the rows is told instead."""
+    def _untold(self) -> Proposal | None:
+        """A trial that was issued before, or whose end the results lack, claimed."""
+        while self._waiting:
+            proposal = self._waiting.pop(0)
+            if self._crew.claim(self.folder(proposal.number)):
+                return proposal
+        return None
+
+    def _continued(self) -> Proposal | None:
+        """The next trial that the end of a budget paused, claimed."""
+        paused = (number for number in self._at_rest() if self._last[number].stopped_by == BUDGET)
+        for number in sorted(paused, key=self._priority):
+            if (proposal := self._adopted(number)) is not None:
+                self._study.wake(number)
+                return proposal
+        return None
+
+    def _abandoned(self, *, begun: bool = False) -> Proposal | None:
+        """An open trial whose driver is dead, claimed. One that had ended in the rows is told instead.
+
+        begun: pass over what has no report.
+        """
         for number in self._study.elsewhere():
+            if begun and number not in self._last:
+                continue
             if number in self._last and self._last[number].state == RESTS:
                 continue
             if not self._crew.claim(self.folder(number)):
@@ -266,26 +291,51 @@ class SharedLedger(_Shared, Ledger):
 
     def state_of(self, trial: int) -> str:
         """As with one driver; `elsewhere` is what another one trains."""
-        elsewhere = trial not in self._proposals and trial in self._study.elsewhere()
-        return "elsewhere" if elsewhere else super().state_of(trial)
+        last = self._last.get(trial)
+        if trial in self._proposals or trial not in self._study.elsewhere():
+            return super().state_of(trial)
+        return RESTS if last is not None and last.state == RESTS and self._free(trial) else "elsewhere"
+
+    def withdraw(self, number: int, cause: str) -> Row:
+        """End a trial that is not trained: of this driver's, or a paused one, which is nobody's."""
+        if number in self._study.elsewhere() and (proposal := self._adopted(number)) is not None:
+            return self._prune(proposal, cause, USER)
+        return super().withdraw(number, cause)
+
+    def _give_up(self, number: int) -> bool:
+        with self._crew.together:
+            proposal = self._adopted(number) if number in self._at_rest() else None
+            if proposal is not None:
+                self._prune(proposal, GIVEN_UP)
+        return proposal is not None
+
+    def together(self) -> contextlib.AbstractContextManager[object]:
+        """While other drivers of the run wait."""
+        return self._crew.together
 
     def complete(self) -> bool:
         """Whether every asked trial has ended, and the study knows it."""
         return super().complete() and not self._study.elsewhere()
 
     def close(self, cause: str) -> None:
-        """End this driver's open trials, what rests and those of dead ones; wait for others to end theirs."""
+        """Pause this driver's open trials and those of dead ones; wait for others to pause theirs."""
         with self._crew.together:
             super().close(cause)
         while True:
             with self._crew.together:
                 self._catch_up()
-                self._end_resting()
-                while (proposal := self._abandoned()) is not None:
-                    self._prune(proposal, cause)
-            if not self._study.elsewhere():
-                return
+                while (proposal := self._abandoned(begun=True)) is not None:
+                    self._proposals[proposal.number] = proposal
+                    self._pause(proposal, cause)
+                given_back = {number for number in self._study.elsewhere() if number not in self._last}
+                if {*self._study.elsewhere()} <= {*self._at_rest(), *filter(self._free, given_back)}:
+                    return
             time.sleep(SECONDS_BETWEEN)
+
+    def _give_back(self, number: int) -> None:
+        self._study.leave(number)
+        super()._give_back(number)
+        self._crew.release(self.folder(number))
 
 
 class SharedConfirmation(_Shared, Confirmation):
@@ -296,13 +346,12 @@ class SharedConfirmation(_Shared, Confirmation):
         super().__init__(run, space)
 
     def _take_in(self, row: Row) -> None:
-        self._known.add((row.trial, row.repeat, row.samples_seen))
         key = (row.trial, row.repeat)
+        self._last[key] = row
         index = self._runs.index(key) if key in self._runs else None
         if row.state in ENDED and index in self._waiting:
             self._waiting.remove(index)
             self.ended[row.state] += 1
-            self.ended_here += 1
 
     def _claimed(self) -> Proposal | None:
         for index in list(self._waiting):

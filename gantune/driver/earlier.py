@@ -11,8 +11,8 @@ from gantune.domains import Branch
 from gantune.driver.auto import sampler_of
 from gantune.driver.study import Known, Study
 from gantune.objectives import TIMED
-from gantune.records import RESTS, trial_record
-from gantune.results import Row
+from gantune.records import trial_record
+from gantune.results import RESTS, Row
 from gantune.run import Run
 from gantune.sections import CONSTRAINT_METRICS
 from gantune.space import SearchSpace
@@ -64,7 +64,7 @@ def take_over(earlier: Run, run: Run, space: SearchSpace, study: Study) -> str:
     Scores are told where they were measured alike. Where not, only their order carries over: the best few are tried
     first.
     """
-    rows = sorted((row for row in earlier.results.rows() if not row.repeat), key=lambda row: row.trial)
+    rows = sorted((row for row in earlier.rows() if not row.repeat), key=lambda row: row.trial)
     known, misfits = [], Counter[str]()
     for number, grouped in groupby(rows, key=lambda row: row.trial):
         reports = list(grouped)

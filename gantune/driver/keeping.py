@@ -1,19 +1,22 @@
-"""Which checkpoints of trials that have ended stay on the disk; what is open keeps all of its own.
+"""Which checkpoints stay on the disk: those of ended trials by their rank, then as many of paused ones as fit.
 
 What goes follows from the rows and from what is there. So it may be done again at any moment, and by any of several
 drivers: an ended trial never begins again and never rises in rank, so what one driver lets go of, all would.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gantune.config import Pb2, Pbt
-from gantune.records import ENDED, TrialRecord
+from gantune.records import TrialRecord
+from gantune.reports import BEST, LATEST
+from gantune.requests import Requests
+from gantune.results import ENDED, RESTS
 from gantune.run import Run
 from gantune.space import SearchSpace
 
-LATEST, BEST = "latest.safetensors", "best.safetensors"  # as trial.py writes them; it needs torch
 FOR_GOOD = tuple(state for state in ENDED if state != "failed")  # what failed is tried again
 IDLE = 100  # times as long as a sweep took, until trials that end bring the next: it reads all rows
 
@@ -28,6 +31,7 @@ class Keeping:
         self._population = isinstance(space.search.scheduler, Pbt | Pb2)
         self._next = 0.0
         self.trouble = ""
+        self.give_up: Callable[[int], bool] = lambda number: False  # ends a paused trial, if it may be ended
 
     @property
     def _bounded(self) -> bool:
@@ -42,13 +46,15 @@ class Keeping:
 
     def sweep(self) -> None:
         """Let go of whatever the rows allow. Raises RunError where they cannot be read."""
-        started, self.trouble = time.monotonic(), ""
+        started, self.trouble, self._next = time.monotonic(), "", math.inf  # trials that it ends bring no other
         there = self._run.files.checkpoints()
         if self._bounded or any(path.name == LATEST for path in there):
             trials, repeats = self._run.trials(), self._run.repeats()
             self._drop_latest([*trials, *repeats], there)
             if self._bounded:
                 self._drop_best(trials, {record.number for record in repeats}, there)
+            if self._gb is not None:
+                self._give_up_paused(trials, sum(there.values()) - self._gb * 1e9, there)
         self._next = time.monotonic() + IDLE * (time.monotonic() - started)
 
     def _drop_latest(self, records: Sequence[TrialRecord], there: dict[Path, int]) -> None:
@@ -76,10 +82,28 @@ class Keeping:
         if self._gb is not None:
             excess = sum(there.values()) - self._gb * 1e9
             while loose and excess > 0:
-                excess -= self._delete(paths[loose.pop()])
-            if excess > 0:
-                taken = self._gb + excess / 1e9
-                self.trouble = self.trouble or f"checkpoints take {taken:.3g} GB, for what is left of them is to stay"
+                path = paths[loose.pop()]
+                there[path] -= (freed := self._delete(path))
+                excess -= freed
+
+    def _give_up_paused(self, trials: Sequence[TrialRecord], excess: float, there: Mapping[Path, int]) -> None:
+        """End the worst of the paused trials until the checkpoints fit; never the baseline or a promoted one."""
+        spared = {*Requests(self._run).promoted(), *([] if self._run.baseline(trials) is None else [0])}
+        paused = [trial for trial in trials if trial.state == RESTS and trial.number not in spared]
+        for trial in sorted(paused, key=_rank, reverse=True):
+            path = self._run.trial_folder(trial.number) / LATEST
+            if excess <= 0:
+                return
+            if path in there and self.give_up(trial.number):
+                excess -= there[path]
+                self._delete(path)
+        if excess > 0:
+            taken = (self._gb or 0.0) + excess / 1e9
+            self.trouble = self.trouble or f"checkpoints take {taken:.3g} GB, for what is left of them is to stay"
+
+    def let_go(self, path: Path) -> None:
+        """Delete a checkpoint that does not count."""
+        self._delete(path)
 
     def _delete(self, path: Path) -> int:
         """The bytes that it gave back. A file that stays costs room, and nothing else."""

@@ -1,5 +1,7 @@
 """The books of a search: what the study is told, and what it proposes."""
 
+import contextlib
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -7,12 +9,15 @@ from typing import Any, Protocol
 
 from gantune.driver.books import NOTHING, Best, Books
 from gantune.driver.study import Proposal, Study
-from gantune.errors import RunError
-from gantune.records import ENDED, RESTS
-from gantune.results import Row
+from gantune.progress import Progress
+from gantune.reports import LATEST, Key
+from gantune.requests import Requests
+from gantune.results import BUDGET, ENDED, RESTS, SCHEDULER, USER, Row
 from gantune.run import Run
 from gantune.space import SearchSpace
-from gantune.trial import Progress
+
+MOST_NAMED = 5  # trials in a message
+GIVEN_UP = "its checkpoint was deleted to keep within keep.gb, so it cannot be continued"
 
 
 class Halts(Protocol):
@@ -42,15 +47,15 @@ class Ledger(Books):
         self._constraints = space.objective.constraints
         rows = [row for row in every if not row.repeat]
         self._last = {row.trial: row for row in rows}  # no others stay in memory: a search may be long
-        if rows and not study.knows(max(self._last)):
-            raise RunError(f"{study.place}: lacks trials that the results hold; put it back, or use --name")
         self._lowest: dict[int, float] = {}
         self._measured: dict[int, dict[float | None, Mapping[str, float]]] = {}  # of open trials, by score
         self.ended.update(row.state for row in self._last.values() if row.state in ENDED)
-        for row in rows:
-            self._note_best(row)
+        self._find_best()
         self._resting: dict[int, Proposal] = {}
-        self._waiting = self._reconcile(rows)
+        self._baseline = None if space.baseline is None else 0
+        self._promoted = Requests(run).promoted()
+        self._waiting = sorted(self._reconcile(rows), key=lambda proposal: self._priority(proposal.number))
+        self.keeping.give_up = self._give_up
         self.heard: deque[Row] = deque()  # rows of other drivers that a scheduler has still to hear of
 
     def rows(self) -> list[Row]:
@@ -60,18 +65,35 @@ class Ledger(Books):
     def _reconcile(self, rows: Sequence[Row]) -> list[Proposal]:
         """Tell the study what the rows know; what is then still open is to be trained on."""
         waiting = []
-        for proposal in self._study.open_proposals():
+        for proposal in [*self._study.open_proposals(), *self._lost()]:
             self._repeat(proposal.number, rows)
             last = self._last.get(proposal.number)
             if last is not None and last.state in ENDED and last.state != "failed":
                 self._tell(last)
-            elif last is not None and last.state == RESTS:
+            elif last is not None and last.state == RESTS and last.stopped_by != BUDGET:
                 self._lay(proposal, last)
             else:
                 waiting.append(proposal)
+                self._study.wake(proposal.number)
             if last is not None and last.state == "failed":  # tried again, once a session: its cause may be mended
                 self.ended["failed"] -= 1
         return waiting
+
+    def _lost(self) -> list[Proposal]:
+        """Trials that the study knows the end of, and the results do not: they are trained again from their seeds."""
+        ends = {number for number, row in self._last.items() if row.ended}
+        lost = [proposal for proposal in self._study.told() if proposal.number not in ends]
+        if lost:
+            numbers = ", ".join(f"#{proposal.number}" for proposal in lost[:MOST_NAMED])
+            more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
+            self.notices.append(f"the results lack the end of {numbers}{more}: trained again from the trial's seed")
+        return lost
+
+    def _priority(self, number: int) -> tuple[int, float, int]:
+        """Sort key of what waits: the baseline, promoted trials, the best by their last score, what never began."""
+        last = self._last.get(number)
+        urgent = 0 if number == self._baseline else 1 if number in self._promoted else 2 if last is not None else 3
+        return urgent, math.inf if last is None or last.score is None else last.score, number
 
     def _repeat(self, number: int, rows: Sequence[Row]) -> None:
         """Tell the study the reports of an open trial; what it has heard it passes over."""
@@ -115,10 +137,10 @@ class Ledger(Books):
             self._prune(proposal, self._last[number].cause)
         self._resting = {}
 
-    def _prune(self, proposal: Proposal, cause: str) -> Row:
+    def _prune(self, proposal: Proposal, cause: str, by: str = SCHEDULER) -> Row:
         """End an open trial that nobody trains."""
         self._proposals[proposal.number] = proposal
-        row = self._end(proposal.number, "pruned", cause)
+        row = self._end(proposal.number, "pruned", cause, by)
         self._tell(row)
         return row
 
@@ -136,20 +158,29 @@ class Ledger(Books):
         if number not in self._proposals:
             return None
         self._failures = []
-        state, cause = progress.state, progress.verdict.cause
+        state, cause, stopped_by = progress.state, progress.verdict.cause, ""
         ended: str = state if state != "running" else "pruned" if stopped else "running"
         if ended == "pruned":
+            stopped_by = USER if by else SCHEDULER
             cause = f"stopped by {by or 'the scheduler'} at {progress.samples_seen:,} samples"
             ended = RESTS if not by and self.halts is not None and self.halts.rests else ended
         last = self._last.get(number)
-        if ended == "running" and last is not None and progress.samples_seen <= last.samples_seen:
-            return None  # a trial that continues repeats its last report, one that starts over all of them
-        row = self._row(number, ended, progress, cause)
-        self._append(row)
+        if last is not None and progress.samples_seen < last.samples_seen:
+            self._start_over(number, "its checkpoint could not be read")
+        elif (
+            ended == "running"
+            and last is not None
+            and progress.samples_seen == last.samples_seen
+            and progress.best_score == last.best_score
+        ):
+            return None  # a trial that continues repeats its last report
+        row = self._row(number, ended, progress, cause, stopped_by)
+        self._note_row(row)
         self._report(row)
         if ended == "running":
             return None
         if ended == RESTS:
+            self._leave(number)
             self._lay(self._proposals.pop(number), row)
             return row
         self._tell(row)
@@ -173,7 +204,7 @@ class Ledger(Books):
     def state_of(self, trial: int) -> str:
         """`running`, `waiting`, `paused` or how a trial ended; nothing where there is none."""
         if trial in self._proposals:
-            return "running"
+            return "running" if trial in self._training else "waiting"
         if trial in self._resting:
             return RESTS
         if any(proposal.number == trial for proposal in self._waiting):
@@ -181,16 +212,21 @@ class Ledger(Books):
         return self._last[trial].state if trial in self._last else ""
 
     def withdraw(self, number: int, cause: str) -> Row:
-        """End a trial that waits to be continued, or rests."""
-        if number in self._resting:
-            return self._prune(self._resting.pop(number), cause)
-        (proposal,) = (each for each in self._waiting if each.number == number)
-        self._waiting.remove(proposal)
-        return self._prune(proposal, cause)
+        """End a trial that waits, is paused, or has not reported yet."""
+        if (proposal := self._resting.pop(number, None) or self._proposals.get(number)) is None:
+            (proposal,) = (each for each in self._waiting if each.number == number)
+            self._waiting.remove(proposal)
+        return self._prune(proposal, cause, USER)
+
+    def _give_up(self, number: int) -> bool:
+        """End a paused trial whose checkpoint is to make room on the disk; False where it is not paused."""
+        proposal = self._resting.pop(number, None)
+        if proposal is not None:
+            self._prune(proposal, GIVEN_UP)
+        return proposal is not None
 
     def close(self, cause: str) -> None:
-        """End all open trials: no more is to be spent on this run."""
-        self._end_resting()
+        """Pause all open trials, their checkpoints kept; one that never began is given back."""
         for proposal in self._waiting:
             last = self._last.get(proposal.number)
             if last is not None and last.state == "failed":
@@ -198,24 +234,64 @@ class Ledger(Books):
             else:
                 self._proposals[proposal.number] = proposal
         self._waiting = []
-        for number in list(self._proposals):
-            self._tell(self._end(number, "pruned", cause))
+        for proposal in list(self._proposals.values()):
+            self._pause(proposal, cause)
         self.settle()
 
+    def _pause(self, proposal: Proposal, cause: str) -> None:
+        """Pause a trial that is out for want of budget. One without a report keeps its number for another session."""
+        number = proposal.number
+        del self._proposals[number]
+        self._leave(number)
+        last = self._last.get(number)
+        if last is None:
+            self._give_back(number)
+            return
+        if last.state != RESTS:
+            last = replace(last, state=RESTS, cause=cause, stopped_by=BUDGET, run_seconds=self.seconds())
+            self._note_row(last)
+        self._lay(proposal, last)
+
+    def _give_back(self, number: int) -> None:
+        """Leave no trace of a trial that never began: it is proposed again, the same, when the search goes on."""
+        config = self.folder(number) / "config.yaml"
+        self._run.files.drop([config])
+        with contextlib.suppress(OSError):
+            config.unlink(missing_ok=True)
+            self.folder(number).rmdir()
+
+    def _open_number(self, key: Key) -> int | None:
+        number = key[0]
+        for proposal in [each for each in self._waiting if each.number == number and not key[1]]:
+            self._waiting.remove(proposal)
+            self._proposals[number] = proposal
+        return number if number in self._proposals and not key[1] else None
+
+    def _is_own(self, key: Key) -> bool:
+        last = self._last.get(key[0])
+        return super()._is_own(key) and last is not None and (last.ended or key[0] in self._resting)
+
+    def _issue(self, proposal: Proposal) -> Proposal:
+        issued, last = super()._issue(proposal), self._last.get(proposal.number)
+        if last is not None and last.samples_seen and not self._run.files.holds(self.folder(last.trial) / LATEST):
+            self._start_over(last.trial, f"{LATEST} is gone")
+        return issued
+
     def _again(self, number: int) -> None:
+        self._leave(number)
         self._waiting.insert(0, self._proposals.pop(number))
 
-    def _end(self, number: int, state: str, cause: str) -> Row:
+    def _end(self, number: int, state: str, cause: str, stopped_by: str = "") -> Row:
         """Write the row with which a trial ends that did not end by itself."""
         last = self._last.get(number)
         if last is None:
-            row = self._row(number, state, NOTHING, cause)
+            row = self._row(number, state, NOTHING, cause, stopped_by)
         else:
-            row = replace(last, state=state, cause=cause, run_seconds=self.seconds())
-        self._append(row)
+            row = replace(last, state=state, cause=cause, stopped_by=stopped_by, run_seconds=self.seconds())
+        self._note_row(row)
         return row
 
-    def _append(self, row: Row) -> None:
+    def _note_row(self, row: Row) -> None:
         self._write(row)
         self._note(row)
 
@@ -255,13 +331,17 @@ class Ledger(Books):
         return {}
 
     def _note_best(self, row: Row) -> None:
-        if row.best_score is None or row.state in ("collapsed", "failed"):
-            if self.best is not None and self.best.trial == row.trial:
-                self.best = None
-                for other in self._survivors():
-                    self._note_best(other)
-        elif row.best_score is not None and (self.best is None or row.best_score < self.best.score):
+        alive = row.best_score is not None and row.state not in ("collapsed", "failed")
+        if self.best is not None and self.best.trial == row.trial and not (alive and row.best_score == self.best.score):
+            self._find_best()
+        elif alive and row.best_score is not None and (self.best is None or row.best_score < self.best.score):
             self.best = Best(trial=row.trial, score=row.best_score)
+
+    def _find_best(self) -> None:
+        """The lowest score of all that are not lost; of equals the first trial's."""
+        scores = [(row.best_score, row.trial) for row in self._survivors() if row.best_score is not None]
+        score, trial = min(scores, default=(math.inf, -1))
+        self.best = Best(trial=trial, score=score) if scores else None
 
     def _survivors(self) -> Iterator[Row]:
         return (row for row in self._last.values() if row.state not in ("collapsed", "failed"))

@@ -17,8 +17,9 @@ from gantune.data.data_set import open_data
 from gantune.driver.connection import connected
 from gantune.errors import GantuneError, RunError
 from gantune.metrics.reference_file import load_reference
+from gantune.progress import Progress
 from gantune.space import load_trial
-from gantune.trial import Progress, train_trial
+from gantune.trial import train_trial
 from gantune.world import World
 from gantune.writing import dump, trial_document
 

@@ -20,11 +20,12 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.study import Proposal, Study
 from gantune.driver.transplant import moved, transplant
 from gantune.plugins import shown
-from gantune.records import ENDED
-from gantune.results import TAKES_OVER, Row
+from gantune.progress import Progress
+from gantune.reports import Key
+from gantune.results import ENDED, RESTS, TAKES_OVER, Row
 from gantune.run import Run
 from gantune.space import SearchSpace
-from gantune.trial import Progress, meets
+from gantune.trial import meets
 
 
 class Population(Ledger):
@@ -35,8 +36,6 @@ class Population(Ledger):
         assert isinstance(space.search.scheduler, Pbt | Pb2)
         self._space = space
         self._quantile = space.search.scheduler.quantile
-        self._baseline = None if space.baseline is None else 0
-        self._samples_before = self._tally.meter.samples
         self._configs = {proposal.number: proposal.config for proposal in self._waiting}
         self._waiting = []
         self._numbers = {*self._configs, *self._last}
@@ -58,13 +57,6 @@ class Population(Ledger):
 
     def _generation(self) -> int:
         return len(self._ends) if self._border is None else self._ends.index(self._border)
-
-    def seconds_left(self) -> float | None:
-        """A guess from the samples that this session has trained."""
-        here, whole = self._tally.meter.samples - self._samples_before, self.asked * self._budget.samples_per_trial
-        if here <= 0:
-            return None
-        return (self.seconds() - self._seconds_before) / here * max(0, whole - self._tally.meter.samples)
 
     def rests(self, samples_seen: int) -> bool:
         """Whether a member of so many samples waits for the generation's end."""
@@ -105,7 +97,7 @@ class Population(Ledger):
         row = self._row(number, state, progress, progress.verdict.cause)
         if saved or (state == "running" and self.rests(progress.samples_seen)):
             del self._proposals[number]
-        self._append(row)
+        self._note_row(row)
         self._report(row)
         if state == "running":
             return None
@@ -121,21 +113,28 @@ class Population(Ledger):
         del self._proposals[number]  # it does not rest
 
     def close(self, cause: str) -> None:
-        """End all members: no more is to be spent on this run."""
+        """Pause all members, but for those that wait to be replaced."""
         for number, config in sorted(self._configs.items()):
-            if self._study.is_open(number):
+            row = self._members.get(number)
+            if self._study.is_open(number) and not (row is not None and _dead(row)):
                 self._proposals[number] = Proposal(number, config)
-                row = self._members.get(number)
-                dead = row is not None and _dead(row)
-                state, why = ("collapsed", row.cause) if row is not None and dead else ("pruned", cause)
-                self._tell(self._end(number, state, why))
+                self._pause(self._proposals[number], cause)
 
-    def _append(self, row: Row) -> None:
-        super()._append(row)
+    def _open_number(self, key: Key) -> int | None:
+        number = key[0]
+        if key[1] or number not in self._configs or not self._study.is_open(number):
+            return None
+        self._proposals.setdefault(number, Proposal(number, self._configs[number]))
+        return number
+
+    def _note_row(self, row: Row) -> None:
+        super()._note_row(row)
         self._follow(row)
 
     def _follow(self, row: Row) -> None:
         """Know a row, be it new or of an earlier session."""
+        if row.starts_over:
+            self._known = {key for key in self._known if key[0] != row.trial}
         planned, donor = row.trial in self._plan, self._plan.pop(row.trial, None)
         if row.donor is not None:
             self._configs[row.trial] = self._space.draw(FixedDraw(json.loads(row.config)), seed=row.seed)
@@ -223,7 +222,7 @@ class Population(Ledger):
             evidence={},
             run_seconds=self.seconds(),
         )
-        self._append(row)
+        self._note_row(row)
 
     def _config_of(self, number: int) -> TrialConfig:
         """Also of a donor that a driver ended before it was killed: it is open no more."""
@@ -244,7 +243,7 @@ class Population(Ledger):
 
 def _dead(row: Row) -> bool:
     """Whether a member collapsed, and waits to be replaced."""
-    return row.state == "running" and row.verdict != "healthy"
+    return row.state in ("running", RESTS) and row.verdict != "healthy"
 
 
 def _changes(given: TrialConfig, config: TrialConfig) -> str:

@@ -188,6 +188,10 @@ class Generations(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._population = population
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles schedulers so as to restore them, and the books stay out of pickles."""
+        return {}
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Called by Tune after each report that did not end the trial."""
         return STOP if self._population.rests(result["samples_seen"]) else CONTINUE

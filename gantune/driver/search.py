@@ -2,8 +2,9 @@
 
 import contextlib
 import errno
+import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,12 @@ from pathlib import Path
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from gantune.audit import audit_space
-from gantune.config import Pb2, Pbt
+from gantune.config import Pb2, Pbt, Scalar
 from gantune.data.data_set import DataSet, open_data
-from gantune.driver.away import driving
+from gantune.data.files import write_table
 from gantune.driver.books import Books
 from gantune.driver.confirmation import Confirmation
-from gantune.driver.connection import connected, start_again
+from gantune.driver.connection import connected, end_processes, start_again
 from gantune.driver.control import Control
 from gantune.driver.crew import Crew, SharedConfirmation, SharedLedger
 from gantune.driver.database import Database
@@ -24,19 +25,22 @@ from gantune.driver.earlier import take_over
 from gantune.driver.keeping import Keeping
 from gantune.driver.ledger import Ledger
 from gantune.driver.population import Population
-from gantune.driver.schedulers import Generations, Remembering, build_scheduler
+from gantune.driver.preparation import Preparation
+from gantune.driver.schedulers import CONTINUE, Generations, Remembering, build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.sharing import settle
 from gantune.driver.study import Study
 from gantune.driver.trackers import Trackers, check_trackers
 from gantune.driver.tune import RayGoneError, carry
-from gantune.errors import RunError, SpecError
+from gantune.errors import CheckpointError, RunError, SpecError
 from gantune.metrics.reference import Reference
-from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
+from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference, reference_wish
 from gantune.objectives import direction_of, own_metrics
 from gantune.packing import Share
+from gantune.progress import Progress
 from gantune.requests import Requests
 from gantune.run import Run
+from gantune.screen import unfinished
 from gantune.space import SearchSpace
 from gantune.trainer import choose_device
 from gantune.whole import whole
@@ -53,41 +57,64 @@ def search(
     earlier: Sequence[Run] = (),
     storage: str | None = None,
     track: Sequence[str] = (),
+    preparation: Preparation | None = None,
 ) -> bool:
     """Carry a run to its end, from wherever it stands; False where a person stopped it before.
 
     address: of a Ray cluster to join; None starts Ray on this machine. earlier: runs to learn from. storage: the URL
     of a database for the study; several drivers may then carry the run at once, each by a call of its own. track:
-    who is told of every report, besides TensorBoard's files.
+    who is told of every report, besides TensorBoard's files. preparation: of a command that has begun it.
     Raises SpecError, RunError, DataError, PluginError or AuditError with nothing lost; the same call goes on.
     """
+    with contextlib.ExitStack() as stack:
+        frame = preparation or stack.enter_context(Preparation(screen))
+        try:
+            return _search(space, run, frame, address, earlier, storage, track)
+        except BaseException:
+            if not (frame.interrupts.asked and frame.stages.name):
+                raise
+            return frame.stopped()  # whatever the library in which it was interrupted made of that
+
+
+def _search(
+    space: SearchSpace,
+    run: Run,
+    frame: Preparation,
+    address: str | None,
+    earlier: Sequence[Run],
+    storage: str | None,
+    track: Sequence[str],
+) -> bool:
+    screen, stack, report = frame.screen, frame.stack, frame.report
     track = check_trackers(track)
     database = _database(storage, space, run)
-    with contextlib.ExitStack() as stack:
-        stack.callback(screen.close)
-        alone = not run.driven()
-        crew = None if database is None else stack.enter_context(Crew(run))
-        if crew is None:
-            stack.enter_context(run.lock())
-            stack.enter_context(driving(run, screen.say))
-        requests = Requests(run)
-        if alone:
-            requests.begin()
-        stack.enter_context(_disk_of(run))
-        images = open_data(space.data, screen.passing)
+    crew = None if database is None else Crew(run)
+    if frame.run is None:
+        frame.take(run, together=None if crew is None else crew.together)
+    if crew is not None:
+        stack.enter_context(crew)
+    with _disk_of(run):
         with _together(crew):
-            continued, place = _begin(run, space, crew, database)
-            reference = _reference(space, run, images, screen)
-            study = Study(place, space, reference.noise_scores[space.objective.metric], run.files.study_changed)
+            place = _begin(run, space, frame, crew, database)
+            report("opening the data")
+            images = open_data(space.data, report)
+            reference = _reference(space, run, images, report)
+            report("opening the study")
+            noise = reference.noise_scores[space.objective.metric]
+            study = Study(place, space, noise, run.files.study_changed, _recorded(run))
+            if study.restored:
+                screen.say(f"{study.place}: lacked {study.restored} trials; they are entered again from the results")
             for other in earlier:
                 screen.say(take_over(other, run, space, study))
             ledger = _books(run, space, study, crew)
+        for notice in ledger.taken_notices():
+            screen.say(notice)
         trackers = stack.enter_context(Trackers(run, track, screen.say))
         _let_go(ledger.keeping, screen)
-        if continued:
+        if frame.continued:
             screen.say(f"continuing {run.shown}: {sum(ledger.ended.values())} of {ledger.asked} trials have ended")
         _tell_of(space, images, reference, screen)
-        session = _Session(space, run, images, screen, requests, crew, address, trackers, stack)
+        session = _Session(space, run, images, frame, crew, address, trackers)
         return session.search(ledger) and session.confirm()
 
 
@@ -98,13 +125,21 @@ class _Session:
     space: SearchSpace
     run: Run
     images: DataSet
-    screen: Screen
-    requests: Requests
+    frame: Preparation
     crew: Crew | None
     address: str | None
     trackers: Trackers
-    stack: contextlib.ExitStack
     idle: bool = False  # there was nothing left to search
+
+    @property
+    def screen(self) -> Screen:
+        """The frame's."""
+        return self.frame.screen
+
+    @cached_property
+    def requests(self) -> Requests:
+        """Those of the run."""
+        return Requests(self.run)
 
     def search(self, ledger: Ledger) -> bool:
         """Train trials until all that was asked for is tried or spent; False where a person stopped it.
@@ -116,19 +151,23 @@ class _Session:
         control.look()  # what was asked of a driver that did not live to do it
         self.idle = ledger.complete() or bool(ledger.out_of_budget())
         if not self.idle:
-            self.screen.passing("trying whether every parameter has an effect")
+            self.frame.report("trying whether every parameter has an effect")
             audit_space(self.space, self.images.shape)
             scheduler = self._carry(ledger, lambda: _schedule(self.space, ledger, self.requests), control)
             if scheduler is None:
                 return False
             for rung in scheduler.certificate.rungs() if isinstance(scheduler, Remembering) else ():
                 self.screen.say(str(rung))
+        else:
+            ledger.record_kept(_stops(_schedule(self.space, ledger, self.requests)))
         self.run.results.merge()
         if ledger.stuck():
             raise RunError(f"{self.run.shown}: stopped: {ledger.stuck()}")
         if spent := ledger.out_of_budget():
             ledger.close(spent)
             self.screen.say(f"search ended: {spent}")
+            if text := unfinished(ledger.situation(), self.run.shown):
+                self.screen.say(text)
         elif paused := ledger.resting:
             ledger.retire()
             self.screen.say(f"{paused - ledger.resting} paused trials end where they are, for better ones went on")
@@ -162,6 +201,7 @@ class _Session:
                 raise RunError(f"{run.shown}: stopped: {books.stuck()}")
             if not books.complete():
                 why = books.out_of_budget() or "Ray ended before"
+                books.close(why)
                 self.screen.say(f"not every finalist is confirmed: {why}")
         with _together(crew):
             run.note_end()
@@ -170,12 +210,14 @@ class _Session:
     @cached_property
     def _share(self) -> Share:
         """What a trial occupies. Ray is there from here on."""
-        self.screen.passing("starting Ray")
+        self.frame.report("starting Ray")
         log = (self.run.folder if self.crew is None else self.crew.folder) / "ray.log"
-        self.stack.enter_context(connected(log, self.address))
-        self.stack.push(self.trackers)  # they end before Ray does, which some of them need
+        self.frame.interrupts.before_exit.append(end_processes)
+        self.frame.stack.enter_context(connected(log, self.address))
+        self.frame.stack.push(self.trackers)  # they end before Ray does, which some of them need
+        self.frame.report("measuring what a trial costs")
         with _together(self.crew):
-            return settle(self.space, self.run, self.images, self.screen.say)
+            return settle(self.space, self.run, self.images, self.screen.say, self.frame.report)
 
     def _carry(self, books: Books, schedule: Callable[[], TrialScheduler], control: Control) -> TrialScheduler | None:
         """Train what books ask for, starting a Ray of our own again that ends; None where a person stopped it."""
@@ -183,7 +225,9 @@ class _Session:
         for restarts in range(MOST_RESTARTS + 1):
             try:
                 scheduler = schedule()
-                done = carry(space, run, books, scheduler, screen, control, share, self.images)
+                self.frame.train()
+                done = carry(space, run, books, scheduler, screen, control, share, self.images, self.frame.interrupts)
+                books.record_kept(_stops(scheduler))
                 return scheduler if done else None
             except RayGoneError as error:
                 books.recall()
@@ -233,6 +277,12 @@ def _books(run: Run, space: SearchSpace, study: Study, crew: Crew | None) -> Led
     return Ledger(run, space, study) if crew is None else SharedLedger(run, space, study, crew)
 
 
+def _recorded(run: Run) -> dict[int, Mapping[str, Scalar]]:
+    """The parameters that trials began with, of all that reported."""
+    rows = (row for row in reversed(run.rows()) if not row.repeat)
+    return {row.trial: json.loads(row.config) for row in rows}
+
+
 def _let_go(keeping: Keeping, screen: Screen) -> None:
     """Delete the checkpoints that nobody asks for any more, where no trial's end brought it about."""
     keeping.sweep()
@@ -240,14 +290,19 @@ def _let_go(keeping: Keeping, screen: Screen) -> None:
         screen.say(keeping.trouble)
 
 
-def _begin(run: Run, space: SearchSpace, crew: Crew | None, database: Database | None) -> tuple[bool, Path | Database]:
-    """Whether the run existed, and where its study lies."""
+def _begin(
+    run: Run, space: SearchSpace, frame: Preparation, crew: Crew | None, database: Database | None
+) -> Path | Database:
+    """Begin the run where the command has not; return where its study lies."""
     if crew is None or database is None:
-        return run.begin(space), run.study_path
+        if not frame.begun:
+            frame.begin(space)
+        return run.study_path
     with run.lock():  # one driver alone would hold it
-        continued = run.begin(space, storage=database.shown)
+        frame.begin(space, database.shown)
     crew.enrol(run)
-    return continued, replace(database, study=run.manifest()["study"], driver=crew.name)
+    frame.stages.keep_in(crew.folder)
+    return replace(database, study=run.manifest()["study"], driver=crew.name)
 
 
 def _schedule(space: SearchSpace, ledger: Ledger, requests: Requests) -> TrialScheduler:
@@ -256,6 +311,16 @@ def _schedule(space: SearchSpace, ledger: Ledger, requests: Requests) -> TrialSc
     scheduler = build_scheduler(space, ledger.rows(), requests.promoted(), ledger.heard)
     ledger.halts = scheduler if isinstance(scheduler, Remembering) else None
     return scheduler
+
+
+def _stops(scheduler: TrialScheduler) -> Callable[[int, Progress], bool]:
+    """What a scheduler decides on a report that Tune did not live to hand it: whether its trial goes on."""
+    if not isinstance(scheduler, Remembering):
+        return lambda number, progress: False
+    return lambda number, progress: (
+        progress.score is not None
+        and scheduler.decide(number, progress.samples_seen, progress.score, progress.metrics) != CONTINUE
+    )
 
 
 @contextlib.contextmanager
@@ -272,15 +337,31 @@ def _disk_of(run: Run) -> Iterator[None]:
         ) from error
 
 
-def _reference(space: SearchSpace, run: Run, images: DataSet, screen: Screen) -> Reference:
+def _reference(space: SearchSpace, run: Run, images: DataSet, report: Callable[[str], None]) -> Reference:
     """The run's own copy of the yardstick, made at its beginning and the same ever after."""
-    if not run.reference_path.exists():
-        prepared = prepare_reference(images, space.objective.features, screen.passing, choose_device("auto"))
+    reference = _kept_reference(run)
+    if reference is not None and not run.trained():  # nothing is measured against it yet
+        reference = reference if reference.wish == reference_wish(images, space.objective.features) else None
+    if reference is None:
+        report("preparing the features of the score")
+        prepared = prepare_reference(images, space.objective.features, report, choose_device("auto"))
         with whole(run.reference_path) as partial:
             shutil.copyfile(prepared, partial)
+        run.data_path.unlink(missing_ok=True)
         run.files.send_once(run.reference_path)
-    reference = load_reference(run.reference_path)
-    check_reference(images, space.objective, reference)
+        reference = load_reference(run.reference_path)
+    check_reference(images, space.objective, reference, run.data_path)
+    run.note_data(space.data.dataset)
+    if images.files is not None and not run.data_path.exists():
+        write_table(images.files, run.data_path)
+        run.files.send_once(run.data_path)
     reference.try_own(own_metrics(space.objective))
     run.settle(reference.named(space.objective.metric), reference.key)
     return reference
+
+
+def _kept_reference(run: Run) -> Reference | None:
+    """The reference in the run's directory, None where it is missing or damaged."""
+    with contextlib.suppress(CheckpointError):
+        return load_reference(run.reference_path)
+    return None

@@ -52,7 +52,9 @@ def _in_journal(path: Path, directions: Sequence[StudyDirection]) -> tuple[optun
         study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, directions=directions)
         return study, backend.flush
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be opened as a study: {error}") from error
+        raise RunError(
+            f"{path}: cannot be opened as a study: {error}; restore it, or delete it: it is made again from the results"
+        ) from error
 
 
 def _in_database(database: Database, directions: Sequence[StudyDirection]) -> optuna.Study:

@@ -27,6 +27,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from gantune.config import Scalar, TrialConfig, derive_seed
+from gantune.domains import FixedDraw
 from gantune.driver.auto import size
 from gantune.driver.database import Database
 from gantune.driver.samplers import GENETIC, PAUSED, build_sampler, distribution_of
@@ -69,11 +70,17 @@ class Study:
     """The study of one run, in the journal of the one driver that holds the run, or in the database of several.
 
     What is asked of one that is shared must be asked under the lock of its drivers. `floor` is the value told for a
-    collapse while no trial has a finite score yet.
+    collapse while no trial has a finite score yet. `recorded` are the parameters of trials that reported; those that
+    the study lacks, as one that was lost or cut short does, are entered again, `restored` of them.
     """
 
     def __init__(
-        self, place: Path | Database, space: SearchSpace, floor: float, changed: Callable[[], None] = lambda: None
+        self,
+        place: Path | Database,
+        space: SearchSpace,
+        floor: float,
+        changed: Callable[[], None] = lambda: None,
+        recorded: Mapping[int, Mapping[str, Scalar]] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(logging.ERROR)
         self._space = space
@@ -87,16 +94,50 @@ class Study:
         self._changed = changed  # is called after each proposal and each ending
         self._size = size(space)
         self._drawn: dict[str, int] = {}  # the first trial of every configuration
+        self._open: dict[int, optuna.Trial] = {}
+        self.restored = self._restore(recorded or {})
         self._count()
         self._study.sampler = self._sampler()  # for what a kill left undrawn
-        self._open: dict[int, optuna.Trial] = {}
         if not self._driver:  # of several drivers, each takes what is left open by the dead
             for frozen in self._running():
                 self._open[frozen.number] = optuna.Trial(self._study, frozen._trial_id)
         known = self._study.get_trials(deepcopy=False)
-        if all(trial.state == TrialState.WAITING for trial in known):  # a driver may be killed while it enqueues
-            for values in space.given()[len(known) :]:
-                self._study.enqueue_trial(dict(values))
+        for values in space.given()[len(known) :]:  # a driver may be killed while it enqueues
+            self._study.enqueue_trial(dict(values))
+
+    def _restore(self, recorded: Mapping[int, Mapping[str, Scalar]]) -> int:
+        """Enter recorded trials that are missing, open, under their numbers; how many there were."""
+        trials = self._study.get_trials(deepcopy=False)
+        fixed = {number: self._open_values(values) for number, values in recorded.items()}
+        for number in range(len(trials), max(recorded, default=-1) + 1):
+            if number in fixed:
+                self._study.enqueue_trial(fixed[number])
+            else:
+                lost = optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"rejected": "lost with the study"})
+                self._study.add_trial(lost)
+        waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}
+        missing = {number for number in fixed if number >= len(trials) or number in waiting}
+        asked: set[int] = set()
+        while not missing <= asked:
+            asked.add(self._study.ask().number)
+        storage = self._study._storage
+        for frozen in self._running():  # a journal that was cut short may lack values of its last trial
+            if not frozen.params.keys() >= fixed.get(frozen.number, {}).keys():
+                storage.set_trial_system_attr(frozen._trial_id, "fixed_params", fixed[frozen.number])
+        return len(missing)
+
+    def _open_values(self, parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Of a configuration's parameters what is drawn."""
+        return {path: parameters[path] for path in self._space.searched() if path in parameters}
+
+    def told(self) -> list[Proposal]:
+        """The proposals of this run that have been told, in order."""
+        found = []
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state.is_finished() and not {"rejected", "from"} & {*frozen.user_attrs}:
+                seed = derive_seed(self._space.search.seed, "trial", frozen.number)
+                found.append(Proposal(frozen.number, self._space.draw(FixedDraw(frozen.params), seed=seed)))
+        return found
 
     def learn(self, known: Sequence[Known]) -> int:
         """Add trials of earlier runs, as if they had been told here, but for those added before; how many were new.
@@ -248,17 +289,13 @@ class Study:
         self._hear()
         return self._proposed
 
-    def knows(self, number: int) -> bool:
-        """Whether a trial of this number was ever proposed."""
-        return number < len(self._study.get_trials(deepcopy=False))
-
     def is_open(self, number: int) -> bool:
         """Whether a trial is still to be told."""
         return number in self._open
 
     def report(self, number: int, samples_seen: int, score: float) -> None:
         """An intermediate score of an open trial; one already known is left as it is. None, of several objectives."""
-        if self._others:
+        if self._others or number not in self._open:
             return
         trial = self._open[number]
         with warnings.catch_warnings():
@@ -270,12 +307,15 @@ class Study:
         self, number: int, score: float | None, violations: Mapping[str, float], metrics: Mapping[str, float]
     ) -> None:
         """An open trial rests; samplers see it as one that ended with this score, until it is woken or told."""
+        if number not in self._open:
+            return
         values = None if score is None else self._values(score, metrics)
         self._open[number].set_user_attr(PAUSED, values and {"values": values, "violations": dict(violations)})
 
     def wake(self, number: int) -> None:
-        """A trial that rested goes on."""
-        self._open[number].set_user_attr(PAUSED, None)
+        """A trial that was paused goes on."""
+        if number in self._open and PAUSED in self._open[number].user_attrs:
+            self._open[number].set_user_attr(PAUSED, None)
 
     def tell(
         self,
@@ -287,11 +327,13 @@ class Study:
         violations: Mapping[str, float],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """How a trial ended: finished | pruned | collapsed | failed; `score` is its lowest, where it has one.
+        """How a trial ended, once: finished | pruned | collapsed | failed; `score` is its lowest, where it has one.
 
         metrics: of the report that the score is from, for further objectives.
         violations: by constraint, how far it is missed; zero or less where it is met.
         """
+        if number not in self._open:  # told before its results were lost
+            return
         trial = self._open[number]
         for key, value in {**violations, "collapsed": 1.0 if state == "collapsed" else -1.0}.items():
             if key not in trial.constraints:

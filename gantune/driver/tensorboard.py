@@ -24,8 +24,7 @@ from tensorboardX.summary import hparams, text
 
 from gantune.mirror import BOARD
 from gantune.pictures import MOMENT
-from gantune.records import ENDED
-from gantune.results import Row
+from gantune.results import ENDED, Row
 from gantune.run import Run
 
 LARGE = 50_000  # bytes of a picture beyond which it is packed closer: their checksum, in Python, takes 0.2 s a MB

@@ -22,8 +22,7 @@ import ray
 from gantune.driver.tensorboard import TensorBoard
 from gantune.errors import SpecError
 from gantune.plugins import did_you_mean
-from gantune.records import ENDED
-from gantune.results import Row
+from gantune.results import ENDED, Row
 from gantune.run import Run
 
 PATIENCE_SECONDS = 60.0  # at a search's end, with what a tracker has not taken yet

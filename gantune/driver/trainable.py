@@ -24,8 +24,10 @@ from gantune.errors import DataError, GantuneError, ShortOfMemoryError, StorageE
 from gantune.gpu_use import gpu_use
 from gantune.metrics.reference import Reference
 from gantune.metrics.reference_file import check_reference, load_reference
+from gantune.mirror import DATA
+from gantune.progress import Progress
 from gantune.trainer import choose_device
-from gantune.trial import Progress, set_aside_damaged, train_trial
+from gantune.trial import set_aside_damaged, train_trial
 
 SECONDS_BETWEEN_LOOKS = 0.5
 Fault = Literal["configuration", "memory", "machine"]
@@ -141,10 +143,10 @@ class GanTrainable(tune.Trainable):  # type: ignore[misc]
             try:
                 images = _images(config.data) if self._given is None else self._given
                 yardstick = _reference(here.reference)
-                check_reference(images, config.objective, yardstick)
+                check_reference(images, config.objective, yardstick, here.reference.with_name(DATA))
             except GantuneError as error:  # the driver could read them when it began
                 raise _MachineError(str(error)) from error
-            set_aside_damaged(here.folder)
+            self._remark = "\n".join(filter(None, [self._remark, *set_aside_damaged(here.folder)]))
             where = choose_device("cpu" if _without_gpu(device) else device)
             wish = {
                 **{"pickled": pickled, "folder": str(here.folder), "reference": str(here.reference)},

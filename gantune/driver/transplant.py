@@ -9,7 +9,8 @@ from gantune.checkpoint import read_checkpoint, write_checkpoint
 from gantune.config import TrialConfig
 from gantune.errors import CheckpointError
 from gantune.mirror import Here
-from gantune.trial import BEST, LATEST, Progress
+from gantune.progress import Progress
+from gantune.reports import BEST, LATEST
 from gantune.writing import trial_document
 
 STREAMS = "rng."
@@ -26,7 +27,13 @@ def transplant(donor: Path, folder: Path, config: TrialConfig, best_score: float
         own, _ = read_checkpoint(folder / LATEST, "trial")
         tensors |= {name: value for name, value in own.items() if name.startswith(STREAMS)}
     progress = replace(Progress.from_dict(meta["progress"]), best_score=best_score, seconds=seconds)
-    meta |= {"config": trial_document(config), "progress": progress.as_dict()}
+    meta |= {
+        "config": trial_document(config),
+        "parameters": config.parameters(),
+        "seed": config.seed,
+        "progress": progress.as_dict(),
+        "donor": donor.name,
+    }
     if best_score is None:
         (folder / BEST).unlink(missing_ok=True)
     write_checkpoint(folder / LATEST, "trial", tensors, meta)

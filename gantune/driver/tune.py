@@ -7,11 +7,8 @@ import math
 import os
 import pickle
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import ray
@@ -27,18 +24,20 @@ from gantune.driver.books import Books
 from gantune.driver.connection import gone, joined
 from gantune.driver.control import Control
 from gantune.driver.deaths import error_of
+from gantune.driver.interrupts import Interrupts
 from gantune.driver.room import Room, check_room, placed
 from gantune.driver.screen import Screen
 from gantune.driver.sharing import shipped
 from gantune.driver.study import Proposal
 from gantune.driver.trainable import GanTrainable
+from gantune.driver.workers import Workers
 from gantune.errors import RunError
 from gantune.packing import Share
+from gantune.progress import Progress
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace
 from gantune.spending import duration
-from gantune.trial import Progress
 
 MOST_PENDING = 1_000_000
 SECONDS_TO_START = 60.0  # a worker
@@ -82,7 +81,8 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
         """
         if len(self._out) >= self._room():
             return None
-        proposal, self._drawn = self._drawn or self._books.next(), None
+        drawn = self._drawn if self._drawn is not None and self._books.is_out(self._drawn.number) else None
+        proposal, self._drawn = drawn or self._books.next(), None
         if proposal is None:
             finished: str = Searcher.FINISHED
             return None if self._books.more() and not self._limit.asked else finished
@@ -98,10 +98,19 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
             **self._share,
         }
 
+    def withdrawn(self, number: int) -> bool:
+        """Whether the books have ended a trial that Tune still holds."""
+        return not self._books.is_out(number)
+
     @property
     def interrupted(self) -> bool:
         """Whether a signal has asked for the end."""
         return self._limit.interrupted
+
+    @property
+    def over(self) -> bool:
+        """Whether Tune was told to stop every trial."""
+        return self._limit.over
 
     def draw_ahead(self) -> None:
         """Draw the next trial while all workers train, so that who is done first does not wait for the sampler."""
@@ -136,20 +145,29 @@ class _Asking(_Unsaved, Searcher):  # type: ignore[misc]
 class _Noting(_Unsaved, Callback):  # type: ignore[misc]
     """Notes every result and failure in the books, and keeps the screen."""
 
-    def __init__(self, books: Books, asking: _Asking, screen: Screen, control: Control) -> None:
+    def __init__(self, books: Books, asking: _Asking, screen: Screen, control: Control, workers: Workers) -> None:
         self._books = books
         self._asking = asking
+        self._workers = workers
         self._screen = screen
         self._control = control
         self._remarks: set[str] = set()
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._workers.note(trial.temporary_state.ray_actor)
+        self._books.train(trial.config["number"])
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._control.look()
         self._books.hear()
+        for notice in self._books.taken_notices():
+            self._screen.say(notice)
         self._asking.draw_ahead()
         if self._asking.interrupted:
             self._screen.interrupted()
         self._screen.update(self._books)
+        if self._asking.over:
+            self._workers.end()  # Tune would wait for up to ten seconds for a report
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -180,7 +198,7 @@ class _Noting(_Unsaved, Callback):  # type: ignore[misc]
         return self._books.fail(number, cause)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if gone():  # no trial is to blame
+        if gone() or self._asking.over:  # no trial is to blame
             return
         error = error_of(trial)
         text = str(error or "its worker died").strip()
@@ -214,10 +232,16 @@ def _machine_lost(error: Exception | None) -> bool:
 class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
     """Stops everything when the budget is used up, and what a person wants stopped."""
 
-    def __init__(self, books: Books, control: Control) -> None:
+    def __init__(self, books: Books, control: Control, interrupts: Interrupts) -> None:
         self._books = books
         self._control = control
-        self.interrupted = False
+        self._interrupts = interrupts
+        self.over = False  # Tune was told to stop every trial
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has asked for the end."""
+        return self._interrupts.asked
 
     @property
     def asked(self) -> bool:
@@ -230,7 +254,8 @@ class _Limit(_Unsaved, Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         if gone():
             raise _Gone
-        return self.asked or bool(self._books.out_of_budget() or self._books.stuck())
+        self.over = self.asked or bool(self._books.out_of_budget() or self._books.stuck())
+        return self.over
 
 
 def carry(
@@ -242,17 +267,20 @@ def carry(
     control: Control,
     share: Share,
     images: DataSet,
+    interrupts: Interrupts,
 ) -> bool:
     """Train what the books ask for; False where a person stopped it. Raises RayGoneError where it can go on."""
     control.scheduler = scheduler
-    limit = _Limit(books, control)
-    with _stop_on_signal(limit):
+    limit = _Limit(books, control, interrupts)
+    with interrupts.mode("note"):
         books.occupy(share.gpus)
         try:
             _fit(space, run, books, scheduler, limit, screen, control, share, images)
         except _Gone as error:
             if not limit.asked:
                 raise RayGoneError(f"{run.shown}: Ray ended unexpectedly; see {run.folder / 'ray.log'}") from error
+        finally:
+            books.train_nobody()
     screen.rest(books)
     if limit.asked:
         screen.say(f"stopped after {duration(books.seconds())}; the same command continues")
@@ -277,6 +305,7 @@ def _fit(
         )
     shell = tune.with_parameters(GanTrainable, images=shipped(images)) if joined() else GanTrainable
     shell = tune.with_resources(shell, functools.partial(placed, share))
+    workers = Workers()
     scratch, asking = books.scratch, _Asking(books, run, share, limit, Room(share).trials)
     tuner = tune.Tuner(
         shell,
@@ -289,7 +318,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="experiment",
             storage_path=str(scratch.resolve()),
-            callbacks=[_Noting(books, asking, screen, control)],
+            callbacks=[_Noting(books, asking, screen, control, workers)],
             stop=limit,
             failure_config=tune.FailureConfig(max_failures=0),  # the books issue a trial again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial writes its own
@@ -307,6 +336,7 @@ def _fit(
             raise  # a disk's, which the search knows how to tell
         raise RunError(f"{run.shown}: Ray failed: {error}; nothing is lost, the same command continues") from error
     finally:
+        workers.end()  # or one could write a checkpoint after the books have read them
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -315,6 +345,8 @@ def _queued(scheduler: TrialScheduler, asking: _Asking) -> TrialScheduler:
     own = scheduler.choose_trial_to_run
 
     def choose(controller: Any) -> Trial | None:
+        for trial in [trial for trial in controller.get_live_trials() if asking.withdrawn(trial.config["number"])]:
+            controller.stop_trial(trial)
         waiting = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
         return asking.choose(waiting) or own(controller)
 
@@ -333,27 +365,3 @@ def _pending_as_asked() -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
-
-
-@contextlib.contextmanager
-def _stop_on_signal(limit: _Limit) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the search to stop; a second Ctrl-C ends it at once. Neither loses a result.
-
-    Python lets only the main thread handle signals; elsewhere they are left to whoever has them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if limit.interrupted:
-            raise KeyboardInterrupt
-        limit.interrupted = True
-        os.write(2, b"\nstopping; what is running will continue from its last report\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gantune.driver.keeping import BEST, LATEST
 from gantune.errors import StorageError
 from gantune.mirror import REFERENCE, Mirror, land
+from gantune.progress import Progress
+from gantune.reports import BEST, LATEST
 from gantune.storage import PATIENCE_SECONDS, Patience, Place, at_once
-from gantune.trial import Progress
 
 DRIVERS = ("config.yaml", "attempts.json")  # files that the driver writes
 

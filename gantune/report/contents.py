@@ -36,7 +36,7 @@ class Contents:
         """Read a run. Raises RunError where it cannot be read."""
         manifest = run.manifest()
         run.files.refresh()
-        rows = run.results.rows()
+        rows = run.rows()
         trials, repeats = trials_and_repeats(rows)
         winner, reasons = None, ""
         try:
