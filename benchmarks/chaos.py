@@ -20,7 +20,7 @@ import ray  # noqa: F401  it brings psutil along
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from gantune.records import ENDED
+from gantune.results import ENDED
 from gantune.run import Run
 
 import psutil  # isort: skip

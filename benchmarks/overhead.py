@@ -40,10 +40,11 @@ from gantune.driver.screen import Screen
 from gantune.driver.search import search
 from gantune.driver.trainable import GanTrainable
 from gantune.metrics.reference_file import load_reference, prepare_reference
+from gantune.progress import Progress
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import SearchSpace, load_space
-from gantune.trial import Progress, train_trial
+from gantune.trial import train_trial
 
 CORES = 2
 DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"

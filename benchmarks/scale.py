@@ -28,10 +28,10 @@ from gantune.data.data_set import open_data
 from gantune.domains import FixedDraw
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
+from gantune.progress import Progress
 from gantune.run import Run
 from gantune.space import SearchSpace, load_space
 from gantune.trainer import GANTrainer
-from gantune.trial import Progress
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
 GPUS = (1, 10, 100, 1000)

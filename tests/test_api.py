@@ -123,7 +123,7 @@ assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == ha
 
 import ray
 assert not ray.is_initialized()
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
 again = gantune.search(gantune.load_space(space), overrides=["budget.trials=3"])
 assert ray.is_initialized()
 assert again.folder == run.folder

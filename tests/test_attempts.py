@@ -107,6 +107,7 @@ def test_a_failed_trial_is_tried_again_once_a_session_and_told_once(books):
     assert first.complete()
     assert books.trials()[0].state == TrialState.RUNNING
 
+    books.keep(0)
     second = books.open("budget.trials=1")
     assert not second.complete()
     assert sum(second.ended.values()) == 0
@@ -177,7 +178,7 @@ def test_a_fault_of_the_machine_stops_the_search_and_leaves_the_trial_open(books
     first = ledger.next()
     ledger.halt("trials/0000: cannot be written: No space left on device")
     assert ledger.next() is None
-    assert _Limit(ledger, SimpleNamespace(stop=False)).stop_all()
+    assert _Limit(ledger, SimpleNamespace(stop=False), SimpleNamespace(asked=False)).stop_all()
     assert "No space left on device; nothing is lost: mend it, and the same command continues" in ledger.stuck()
     assert books.rows() == []
     assert not ledger.complete()

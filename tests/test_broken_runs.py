@@ -85,11 +85,11 @@ BROKEN = {
     ),
     "format 1": (
         lambda folder: change(folder, format=1, **OLDER),
-        "RUNS/broken/manifest.json: has format 1; this gantune reads 3; it was written by "
+        "RUNS/broken/manifest.json: has format 1; this gantune reads 4; it was written by "
         "gantune 0.0.7 at commit f{12}: read and continue it with that one",
     ),
     "format 2": (lambda folder: change(folder, format=2, sessions=None), "another gantune wrote it: read and continue"),
-    "a newer format": (lambda folder: change(folder, format=4), "has format 4; .*: update gantune"),
+    "a newer format": (lambda folder: change(folder, format=5), "has format 5; .*: update gantune"),
 }
 
 

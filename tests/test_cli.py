@@ -313,7 +313,7 @@ def test_every_verb_refuses_an_unusable_file_alike(gantune, tmp_path, verb, cont
     code, out, err = gantune(verb, "space.yaml")
 
     assert (code, out) == (2, "")
-    assert err.startswith(message)
+    assert err.removeprefix("loading PyTorch and Ray\n" if verb == "search" else "").startswith(message)
     assert err.endswith("Nothing was started.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"] * (content is not None)
 
@@ -493,7 +493,7 @@ def test_a_component_in_the_users_own_folder_is_found(tmp_path):
 def test_check_times_some_configurations_where_it_is_asked_to(gantune):
     code, out, err = gantune("check", DCGAN, "--time", "--set", "data.size=8", "--set", "budget.trials=10")
     assert code == 0, err
-    assert re.search(r"^time: about \w+ on .*, \d+ trials at once, going by 8 configurations of 0.5 s each$", out, re.M)
+    assert re.search(r"^time: about \w+ on .*, \w+ of it preparation; \d+ trials at once, measured on 8 ", out, re.M)
     assert re.search(r"^disk: up to [\d.e-]+ GB, and [\d.e+]+ GB are free$", out, re.M)
     assert "timing a few configurations" in err
     nothing = "rules=[{forbid: {lr_g: 1e-5..1e-2}, why: x}]"

@@ -28,10 +28,11 @@ from gantune.driver.database import Database
 from gantune.driver.schedulers import build_scheduler
 from gantune.driver.study import Study
 from gantune.errors import RunError, SpecError
-from gantune.records import ENDED
+from gantune.progress import Progress
+from gantune.reports import LATEST
+from gantune.results import ENDED
 from gantune.run import Run
 from gantune.space import load_space, load_trial
-from gantune.trial import Progress
 
 LAWS = """
 version: 1
@@ -178,6 +179,7 @@ def test_a_dead_drivers_trials_are_continued_once_before_new_ones(drivers):
     one, two, three = (drivers.join() for _ in range(3))
     proposals = {proposal.number: proposal for proposal in (one.next(), one.next())}
     one.record(0, running(100), stopped=False)
+    (one.folder(0) / LATEST).touch()
     die(one)
     taken = [two.next(), three.next()]
     assert {proposal.number: proposal for proposal in taken} == proposals
@@ -311,14 +313,14 @@ def test_best_ends_and_budgets_are_common(drivers):
 def test_the_clock_of_the_run_is_one(drivers, monkeypatch):
     one, other = drivers.join("budget.hours=1"), drivers.join("budget.hours=1")
     one.next()
-    one._seconds_before += 3700
+    one._clock.before += 3700
     one.record(0, running(100), stopped=False)
     other.hear()
     assert other.seconds() >= 3700
     assert "budget.hours" in other.out_of_budget()
 
 
-def test_a_search_that_is_closed_leaves_no_open_trial_of_the_dead(drivers):
+def test_a_search_that_is_closed_pauses_the_trials_of_the_dead(drivers):
     one, other = drivers.join(), drivers.join()
     one.next()
     one.record(0, running(100), stopped=False)
@@ -328,8 +330,10 @@ def test_a_search_that_is_closed_leaves_no_open_trial_of_the_dead(drivers):
     other.close("the target was reached")
     assert mine is not None
     rows = {row.trial: row for row in drivers.run.results.rows()}
-    assert {number: row.state for number, row in rows.items()} == {0: "pruned", 1: "pruned"}
-    assert all(trial.state == TrialState.PRUNED for trial in drivers.trials())
+    assert {number: row.state for number, row in rows.items()} == {0: "paused"}  # the other has not begun
+    again = drivers.join()
+    (again.folder(0) / LATEST).touch()
+    assert [again.next().number for _ in range(3)] == [0, 1, 2]
 
 
 def test_each_driver_merges_its_own_rows_alone(drivers):
@@ -661,7 +665,6 @@ def test_a_search_stops_with_one_message_where_its_server_stays_away(server, dri
     finally:
         server.start()
     assert process.returncode == 1
-    assert re.fullmatch(
-        r"--storage: postgresql\+psycopg://me:\*\*\*@127.0.0.1:\d+/postgres does not answer: .*\n", told
-    )
+    words = r"--storage: postgresql\+psycopg://me:\*\*\*@127.0.0.1:\d+/postgres does not answer: .*\n"
+    assert re.fullmatch(rf"loading PyTorch and Ray\n{words}", told)
     assert not (tmp_path / "runs").exists()

@@ -39,6 +39,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(books, monkeypatch, place)
     first = books.open()
     proposal = first.next()
     first.record(0, progress(100, 9.0, "running"), stopped=False)
+    books.keep(0)
     before = books.rows()
     monkeypatch.setattr(*PLACES[place], full)
 

@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 from gantune.driver.earlier import take_over
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
+from gantune.progress import Progress
 from gantune.results import Row
 from gantune.run import Run
 from gantune.space import load_space
-from gantune.trial import Progress
 
 FLOOR = 500.0
 SPACE = """

@@ -8,7 +8,7 @@ import pytest
 from gantune import gpu_use as module
 from gantune.driver import trainable
 from gantune.gpu_use import gpu_use
-from gantune.trial import Progress
+from gantune.progress import Progress
 
 
 class NoneThereError(Exception):

@@ -9,16 +9,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from gantune import clock as clock_module
 from gantune.collapse import Verdict
-from gantune.driver import books as books_module
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
-from gantune.errors import RunError
-from gantune.records import ENDED
-from gantune.results import Row
+from gantune.progress import Progress
+from gantune.reports import LATEST
+from gantune.requests import Requests
+from gantune.results import ENDED, Row
 from gantune.run import Run
 from gantune.space import load_space, load_trial
-from gantune.trial import Progress
 
 SPACE = """
 version: 1
@@ -48,8 +48,17 @@ class Books:
 
     def open(self, *overrides):
         space = self.space(*overrides)
+        self.run = Run(self.run.folder)  # with a clock of its own
         self.run.begin(space)
-        return Ledger(self.run, space, Study(self.run.study_path, space, 500.0))
+        return Ledger(self.run, space, Study(self.run.study_path, space, 500.0, recorded=self.recorded()))
+
+    def recorded(self):
+        return {row.trial: json.loads(row.config) for row in reversed(self.rows())}
+
+    def keep(self, *numbers):
+        """Leave what trials continue from, as workers do before they report."""
+        for number in numbers:
+            (self.run.trial_folder(number) / LATEST).touch()
 
     def trials(self):
         storage = JournalStorage(JournalFileBackend(str(self.run.study_path)))
@@ -204,7 +213,8 @@ def test_a_cut_off_trial_is_asked_again_before_new_ones(books):
     second = books.open()
     assert second.running == 0
     assert not second.complete()
-    assert [second.next(), second.next()] == proposals
+    books.keep(1)
+    assert [second.next(), second.next()] == proposals[::-1]  # what has a score comes before what never began
     assert second.next().number == 2
     assert second.next() is None
 
@@ -222,12 +232,31 @@ def test_the_driver_keeps_one_row_a_trial_in_memory(books):
     assert len(ledger.rows()) == 19
 
 
-def test_a_trial_that_starts_over_repeats_no_report(books):
+def test_a_trial_that_starts_over_says_so_in_a_row(books):
     ledger = books.open()
     number = ledger.next().number
     for samples in (100, 200, 300, 100, 200, 300, 400):
         ledger.record(number, progress(samples, 14.0, "running"), stopped=False)
-    assert [row.samples_seen for row in books.rows()] == [100, 200, 300, 400]
+    rows = books.rows()
+    assert [row.samples_seen for row in rows] == [100, 200, 300, 0, 100, 200, 300, 400]
+    assert [row.starts_over for row in rows] == [False] * 3 + [True] + [False] * 4
+    assert "its checkpoint could not be read" in rows[3].cause
+    assert ledger.taken_notices() == [f"#{number} is trained again from its seed: its checkpoint could not be read"]
+    assert [limit.spent for limit in books.open("budget.samples=9999").situation().limits] == [700]
+
+
+def test_a_trial_without_its_checkpoint_is_trained_again_from_its_seed(books):
+    first = books.open()
+    proposal = first.next()
+    first.record(0, progress(100, 4.0, "running"), stopped=False)
+    second = books.open()
+    assert second.next() == proposal
+    assert second.taken_notices() == [f"#0 is trained again from its seed: {LATEST} is gone"]
+    assert second.best is None
+    second.record(0, progress(100, 5.0, "running"), stopped=False)
+    assert second.best.score == 5.0
+    (trial,) = books.run.trials()
+    assert (trial.best_score, trial.samples_seen) == (5.0, 100)
 
 
 def test_the_repeated_report_of_a_continued_trial_is_not_doubled(books):
@@ -235,6 +264,7 @@ def test_the_repeated_report_of_a_continued_trial_is_not_doubled(books):
     number = first.next().number
     first.record(number, progress(100, 14.0, "running"), stopped=False)
     first.record(number, progress(200, 12.0, "running"), stopped=False)
+    books.keep(number)
     second = books.open()
     assert second.next().number == number
     assert second.record(number, progress(200, 12.0, "running"), stopped=False) is None
@@ -291,7 +321,6 @@ def test_what_the_rows_know_and_the_study_does_not_is_told_on_restart(books, mon
     if state == "pruned":
         assert trial.last_step == 300
     assert second.ended == {state: 1}
-    assert second.ended_here == 0
     assert second.complete()
     assert second.next() is None
     assert books.rows() == rows
@@ -312,18 +341,44 @@ def test_reports_that_the_study_missed_are_told_on_restart(books, monkeypatch):
     assert books.trials()[0].intermediate_values == {100: 14.0}
 
 
-def test_a_study_that_lacks_trials_of_the_results_is_refused(books):
-    drain(books.open())
-    books.run.study_path.unlink()
-    with pytest.raises(RunError) as caught:
-        books.open()
-    assert str(books.run.study_path) in str(caught.value)
-    assert "--name" in str(caught.value)
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_study_that_lacks_trials_of_the_results_is_filled_from_them(books, cut):
+    drain(books.open("budget.trials=2"))
+    before, journal = books.trials(), books.run.study_path
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[: len(lines) // 2])) if cut else journal.unlink()
+    second = books.open()
+    assert second.ended == {"finished": 2}
+    assert [(trial.number, trial.params, trial.values) for trial in books.trials()] == [
+        (trial.number, trial.params, trial.values) for trial in before
+    ]
+    assert drain(second) == [2]
 
 
-def test_the_runs_clock_goes_on_across_sessions(books, monkeypatch):
+def test_a_trial_whose_end_only_the_study_knows_is_trained_again(books):
+    first = books.open()
+    drain(first)
+    for part in (books.run.folder / "results").iterdir():
+        part.unlink()
+    second = books.open()
+    assert [notice for notice in second.taken_notices() if "trained again" in notice] == [
+        "the results lack the end of #0, #1, #2: trained again from the trial's seed"
+    ]
+    assert drain(second) == [0, 1, 2]
+    assert second.complete()
+    assert [row.samples_seen for row in books.rows()] == [600] * 3
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless a test moves it."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    fake = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now)
+    monkeypatch.setattr(clock_module, "time", fake)
+    return clock
+
+
+def test_the_runs_clock_goes_on_across_sessions(books, clock):
     first = books.open()
     assert first.seconds() == 0
     first.next()
@@ -335,8 +390,7 @@ def test_the_runs_clock_goes_on_across_sessions(books, monkeypatch):
     second.next()
     clock.now += 5
     second.record(0, progress(), stopped=True)
-    assert [row.run_seconds for row in books.rows()] == [40, 45]
-    assert second.seconds_left() == pytest.approx(5 * 2)  # one trial in five seconds, two to go
+    assert [row.run_seconds for row in books.rows() if not row.starts_over] == [40, 45]
 
 
 # Ending
@@ -376,24 +430,39 @@ def test_a_failure_keeps_the_last_report(books):
     assert [found.state for found in books.rows(0)] == ["running", "failed"]
 
 
-def test_closing_ends_open_trials_of_this_and_of_earlier_sessions(books):
+def test_closing_pauses_what_has_begun_and_gives_back_what_has_not(books):
     first = books.open()
-    first.next()
-    first.next()
+    proposals = [first.next(), first.next()]
     first.record(0, progress(200, 5.0, "running"), stopped=False)
+    books.keep(0)
     second = books.open()
     second.next()  # the first is out again, the second still waits
     second.close("the time budget is used up")
     assert second.running == 0
-    last = [books.rows(number)[-1] for number in (0, 1)]
-    assert [row.state for row in last] == ["pruned", "pruned"]
-    assert [row.cause for row in last] == ["the time budget is used up"] * 2
-    assert [row.samples_seen for row in last] == [200, 0]
-    trials = books.trials()
-    assert all(trial.state.is_finished() for trial in trials)
-    assert (trials[0].state, trials[0].last_step) == (TrialState.PRUNED, 200)
-    assert second.next().number == 2
-    assert books.open().next().number == 2
+    (row,) = (books.rows(0)[-1],)
+    assert (row.state, row.cause, row.samples_seen) == ("paused", "the time budget is used up", 200)
+    assert books.rows(1) == []
+    assert not books.run.trial_folder(1).exists()
+    assert (books.run.trial_folder(0) / LATEST).exists()
+    assert [trial.state for trial in books.trials()][1] == TrialState.RUNNING
+    third = books.open()
+    assert [third.next(), third.next()] == proposals
+    assert third.next().number == 2
+    assert third.taken_notices() == []
+
+
+def test_a_budget_pauses_the_baseline_promoted_ones_and_the_best_in_this_order_of_going_on(books):
+    first = books.open("budget.trials=6", "baseline={loss: hinge, lr_g: 1e-3}")
+    for score in (30.0, 9.0, 11.0, 10.0, 20.0):
+        number = first.next().number
+        first.record(number, progress(200, score, "running"), stopped=False)
+        books.keep(number)
+    assert first.next().number == 5
+    Requests(books.run).promote(4, 200)
+    first.close("budget.hours is used up: 1 of 1")
+    second = books.open("budget.trials=7", "baseline={loss: hinge, lr_g: 1e-3}")
+    assert [second.next().number for _ in range(7)] == [0, 4, 1, 3, 2, 5, 6]
+    assert second.taken_notices() == []
 
 
 def test_a_trial_closed_before_its_first_report_teaches_the_study_no_score(books):
@@ -445,12 +514,10 @@ def test_a_score_that_missed_the_constraints_reaches_no_target(books):
     assert ledger.out_of_budget() == ""
 
 
-def test_the_hours_of_all_sessions_end_the_search(books, monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+def test_the_hours_of_all_sessions_end_the_search(books, clock):
     first = books.open("budget.hours=1")
     first.next()
-    clock.now = 2000
+    clock.now += 2000
     first.record(0, progress(), stopped=True)
     second = books.open("budget.hours=1")
     assert second.next() is not None
@@ -467,6 +534,7 @@ def test_the_samples_of_all_trials_and_sessions_end_the_search(books):
     first.record(first.next().number, progress(600), stopped=True)
     first.record(first.next().number, progress(400, 12.0, "running"), stopped=False)
     assert first.out_of_budget() == ""
+    books.keep(1)
     second = books.open("budget.samples=1500")
     number = second.next().number
     second.record(number, progress(400, 12.0, "running"), stopped=False)
@@ -488,6 +556,7 @@ def test_the_gpu_hours_of_all_trials_and_sessions_end_the_search(books):
     first.record(0, progress(600, seconds=700.0), stopped=True)
     first.record(1, progress(300, 12.0, "running", seconds=900.0), stopped=False)
     assert first.out_of_budget() == ""
+    books.keep(1)
     second = books.open(*budget)
     second.next()
     second.record(1, progress(600, seconds=1099.0), stopped=True)
@@ -499,13 +568,11 @@ def test_the_gpu_hours_of_all_trials_and_sessions_end_the_search(books):
     assert books.open("budget.gpu_hours=1").next() is not None  # one GPU a trial where nothing is said
 
 
-def test_the_cost_of_all_sessions_ends_the_search(books, monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+def test_the_cost_of_all_sessions_ends_the_search(books, clock):
     budget = ("budget.cost=5", "budget.price_per_hour=2.5")
     first = books.open(*budget)
     first.next()
-    clock.now = 7000
+    clock.now += 7000
     first.record(0, progress(), stopped=True)
     second = books.open(*budget)
     assert second.next() is not None
@@ -532,24 +599,7 @@ def test_open_trials_are_closed_with_the_budget_that_ended_them(books):
     ledger.next()
     ledger.record(0, progress(550, 5.0, "running"), stopped=False)
     ledger.close(ledger.out_of_budget())
-    assert [books.rows(number)[-1].cause for number in (0, 1)] == ["budget.samples is used up: 550 of 500"] * 2
-
-
-@pytest.mark.parametrize(
-    "budget", ["samples: 900", "gpu_hours: 0.0025", "hours: 0.0125", "cost: 0.025, price_per_hour: 2"]
-)
-def test_time_left_is_guessed_from_the_pace_at_which_a_budget_is_spent(books, monkeypatch, budget):
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(books_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    first = books.open("budget.trials=100")
-    first.next()
-    clock.now += 15
-    first.record(0, progress(300, seconds=3.0), stopped=True)  # by an earlier session
-    ledger = books.open("budget.trials=100", f"budget={{trials: 100, samples_per_trial: 600, {budget}}}")
-    ledger.next()
-    clock.now += 15
-    ledger.record(1, progress(300, seconds=3.0), stopped=True)
-    assert ledger.seconds_left() == pytest.approx(15)
+    assert [row.cause for row in books.rows()][1:] == ["budget.samples is used up: 550 of 500"]
 
 
 # The best so far

@@ -34,12 +34,13 @@ from gantune.metrics import costs
 from gantune.metrics.reference import METRICS, SCORES
 from gantune.metrics.reference_file import check_reference, load_reference, prepare_reference
 from gantune.objectives import BETTER, COSTS, fronts, point
+from gantune.progress import Progress
 from gantune.results import Row
 from gantune.run import Run
 from gantune.schema import schema
 from gantune.sections import CONSTRAINT_METRICS, OBJECTIVES
 from gantune.space import load_space, load_trial
-from gantune.trial import Progress, train_trial
+from gantune.trial import train_trial
 from gantune.writing import dump, trial_document
 
 FLOOR = 500.0
@@ -390,8 +391,7 @@ def test_a_collapsed_trial_is_told_the_worst_of_every_objective_and_as_infeasibl
 
 def test_a_trial_that_was_ended_before_its_first_report_has_no_values(run, load):
     ledger = Ledger(run, load(), Study(run.study_path, load(), FLOOR))
-    ledger.next()
-    ledger.close("the budget is used up")
+    ledger.withdraw(ledger.next().number, "stopped by a person")
     (trial,) = stored(run).trials
     assert (trial.state, trial.values) == (TrialState.PRUNED, None)
     study = Study(run.study_path, load("search.sampler=tpe"), FLOOR)

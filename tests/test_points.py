@@ -21,7 +21,8 @@ from gantune.metrics.reference import Samples
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.networks import PointShape
 from gantune.pictures import cloud
-from gantune.trial import BEST, train_trial
+from gantune.reports import BEST
+from gantune.trial import train_trial
 
 CPU = torch.device("cpu")
 CLASSES = {"gaussians8": 8, "gaussians25": 25, "swiss_roll": 10}

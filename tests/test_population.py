@@ -26,12 +26,15 @@ from gantune.driver.transplant import transplant
 from gantune.errors import AuditError, RunError, SpecError
 from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.mutation import mutable
-from gantune.records import ENDED, trial_record
+from gantune.progress import Progress
+from gantune.records import trial_record
 from gantune.replay import replay
+from gantune.reports import BEST, LATEST
+from gantune.results import ENDED
 from gantune.run import Run
 from gantune.schedules import linear
 from gantune.space import load_space, load_trial
-from gantune.trial import BEST, LATEST, Progress, _Trial, train_trial
+from gantune.trial import _Trial, train_trial
 from gantune.writing import trial_document
 
 CPU = torch.device("cpu")
@@ -270,16 +273,19 @@ def test_a_failed_member_stays_failed_and_the_others_go_on(search):
     assert all(failed not in (row.trial, row.donor) for row in search.taken())
 
 
-def test_a_used_up_budget_ends_members_that_rest_too(search):
+def test_a_used_up_budget_pauses_members_and_more_of_it_goes_on_with_them(search):
     search.deaths = {1: 100}
     books = search.open()
     for _ in range(3):
         number = books.next().number
         books.record(number, search.train(number), stopped=True)
     books.close("budget.hours is used up")
-    assert books.complete()
-    assert books.ended == {"pruned": 3, "collapsed": 1}
-    assert search.open().complete()
+    assert not books.complete()
+    last = {row.trial: row for row in search.run.results.rows()}
+    assert {number: row.state for number, row in last.items()} == {0: "paused", 1: "running", 2: "paused"}  # 1 is dead
+    again = search.carry(search.open())
+    assert again.complete()
+    assert again.ended == {"finished": 4}
 
 
 def test_samples_of_another_are_not_counted_twice(search):

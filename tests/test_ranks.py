@@ -22,7 +22,7 @@ import gantune
 from gantune.driver.parallel import train_parallel
 from gantune.space import load_trial
 
-ray.init(num_cpus=4, num_gpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+ray.init("local", num_cpus=4, num_gpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
 run = gantune.search("space.yaml", runs="runs")
 again = []
 config = load_trial(run.trial_folder(0) / "config.yaml")

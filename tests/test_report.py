@@ -19,8 +19,8 @@ from gantune.report.collapse_map import Death, collapse_map
 from gantune.report.drawn import clear
 from gantune.report.figures import expected_best, ticks
 from gantune.report.page import page, write_report
+from gantune.reports import BEST
 from gantune.run import Run
-from gantune.trial import BEST
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]

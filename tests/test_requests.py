@@ -19,11 +19,11 @@ from gantune.driver.schedulers import Halving, Remembering
 from gantune.driver.screen import Screen
 from gantune.driver.study import Study
 from gantune.errors import RunError
-from gantune.records import ENDED
+from gantune.progress import Progress
 from gantune.requests import Requests, check_open
+from gantune.results import ENDED
 from gantune.run import Run
 from gantune.space import load_space
-from gantune.trial import Progress
 
 SPACE = """
 version: 1
@@ -101,6 +101,7 @@ def test_a_killed_trial_ends_at_its_next_report_and_is_told_once(books):
     session = Session(books)
     for _ in range(2):
         session.ledger.next()
+    session.ledger.train(0)
     session.report(0, 100, 9.0)
     request = session.requests.ask("kill", 0)
     session.look()
@@ -118,7 +119,8 @@ def test_a_killed_trial_ends_at_its_next_report_and_is_told_once(books):
 
 def test_a_trial_that_ends_by_itself_is_not_said_to_have_been_killed(books):
     session = Session(books)
-    session.ledger.next()
+    session.ledger.train(session.ledger.next().number)
+    session.report(0, 100, 9.0)
     request = session.requests.ask("kill", 0)
     session.look()
     assert session.report(0, 1200, 8.0, "finished").state == "finished"
@@ -128,7 +130,8 @@ def test_a_trial_that_ends_by_itself_is_not_said_to_have_been_killed(books):
 def test_a_killed_trials_last_report_counts_at_its_rung_as_it_does_when_the_run_is_continued(books):
     session = Session(books)
     for _ in range(3):
-        session.ledger.next()
+        session.ledger.train(session.ledger.next().number)
+    session.report(0, 100, 9.0)
     session.requests.ask("kill", 0)
     session.report(0, 300, 1.0)
     again = Session(books)
@@ -151,9 +154,26 @@ def test_a_trial_that_waits_to_be_continued_is_ended_at_once(books):
     assert "#0 pruned" in again.said.getvalue()
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_trial_that_has_not_reported_is_ended_at_once(books, trains):
+    session = Session(books)
+    number = session.ledger.next().number
+    if trains:
+        session.ledger.train(number)
+    assert session.ledger.state_of(number) == ("running" if trains else "waiting")
+    request = session.requests.ask("kill", number)
+    session.look()
+    when = "before its first report" if trains else "while it was waiting"
+    assert session.last(request).text == f"#{number} has ended, {when}"
+    assert session.report(number, 100, 9.0) is None  # what its worker still says
+    (row,) = books.rows(number)
+    assert (row.state, row.samples_seen, row.cause) == ("pruned", 0, f"stopped by a person {when}")
+    assert session.ledger.next().number == number + 1
+
+
 def test_a_kill_that_its_driver_did_not_live_to_carry_out_is_carried_out_by_the_next(books):
     first = Session(books)
-    first.ledger.next()
+    first.ledger.train(first.ledger.next().number)
     first.report(0, 100, 9.0)
     request = first.requests.ask("kill", 0)
     first.look()
@@ -191,8 +211,9 @@ def test_without_a_promotion_the_same_trial_is_stopped(books):
 def test_a_promoted_trial_may_be_killed_and_may_collapse(books):
     session = Session(books)
     for _ in range(2):
-        session.ledger.next()
+        session.ledger.train(session.ledger.next().number)
     for number in range(2):
+        session.report(number, 100, 9.0)
         session.requests.ask("promote", number)
     session.look()
     session.requests.ask("kill", 0)

@@ -22,12 +22,12 @@ from gantune.driver.ledger import Ledger
 from gantune.driver.schedulers import build_scheduler
 from gantune.driver.screen import Screen
 from gantune.driver.study import Study
-from gantune.records import ENDED
+from gantune.progress import Progress
 from gantune.requests import Requests
+from gantune.results import ENDED
 from gantune.run import Run
 from gantune.screen import overview
 from gantune.space import load_space
-from gantune.trial import Progress
 
 SPACE = """
 version: 1
@@ -279,7 +279,7 @@ def test_what_rests_is_open_waits_for_nobody_and_is_told_as_paused(books):
     assert [proposal.number for proposal in iter(books.open().next, None)][:2] == [0, 2]
 
 
-def test_a_search_out_of_budget_ends_what_rests(books):
+def test_a_search_out_of_budget_leaves_all_that_is_open_paused(books):
     ledger = books.open("budget.samples=200")
     for number, score in enumerate([5.0, 9.0]):
         ledger.next()
@@ -287,8 +287,11 @@ def test_a_search_out_of_budget_ends_what_rests(books):
     assert ledger.next() is None
     ledger.close(ledger.out_of_budget())
     states = {record.number: record.state for record in books.run.trials()}
-    assert states == {0: "pruned", 1: "pruned"}
-    assert ledger.resting == 0
+    assert states == {0: "paused", 1: "paused"}
+    assert [row.stopped_by for row in ledger.rows()] == ["", "scheduler", "budget"]
+    again = books.open("budget.samples=900")
+    assert [again.next().number for _ in range(2)] == [0, 2]  # the other rests until it is among the best
+    assert again.resting == 1
 
 
 def test_nothing_is_retired_while_something_may_still_wake_it(books):
@@ -328,6 +331,7 @@ def test_people_may_kill_what_rests_or_have_it_trained(books):
     assert requests.answer(kill).state == requests.answer(promote).state == "done"
     assert ledger.state_of(1) == "pruned"
     assert ledger.next().number == 2
+    ledger.train(2)
     for samples_seen in range(216, 900, 108):
         assert step(ledger, 2, samples_seen, 50.0) is None  # whatever it scores
     assert ledger.state_of(2) == "running"
@@ -449,7 +453,7 @@ def test_a_driver_does_not_end_what_another_still_trains(drivers):
     assert one.complete()
 
 
-def test_a_search_out_of_budget_ends_what_any_driver_laid_to_rest(drivers):
+def test_a_search_out_of_budget_leaves_paused_what_any_driver_laid_to_rest(drivers):
     one, other = drivers(), drivers()
     for number, score in enumerate([5.0, 9.0, 9.5]):
         assert one.next().number == number
@@ -458,5 +462,6 @@ def test_a_search_out_of_budget_ends_what_any_driver_laid_to_rest(drivers):
     one.close("budget.hours is used up")
     other.close("budget.hours is used up")
     states = {record.number: record.state for record in one._run.trials()}
-    assert states == dict.fromkeys(range(3), "pruned")
-    assert one._study.elsewhere() == other._study.elsewhere() == []
+    assert states == dict.fromkeys(range(3), "paused")
+    assert one._study.elsewhere() == other._study.elsewhere() == [0, 1, 2]
+    assert not one.complete()

@@ -202,7 +202,6 @@ def test_another_name_continues(runs, space):
         ("size: 8", "size: 16", "data.size: 8 became 16"),
         ("samples_per_trial: 600", "samples_per_trial: 900", "budget.samples_per_trial: 600 became 900"),
         ("[8, 16]", "[8, 32]", "space.architecture.choose.mlp.hidden: [8, 16] became [8, 32]"),
-        ("hours: 1", "target: 3", "budget.target: None became 3.0"),
         ("space:", "search: {seed: 7}\nspace:", "search.seed: 0 became 7"),
         ("space:", "collapse: {patience: 3}\nspace:", "collapse.patience: 4 became 3"),
     ],
@@ -211,6 +210,7 @@ def test_another_space_is_refused_with_the_first_difference_and_changes_nothing(
     runs, space, tmp_path, old, new, difference
 ):
     run = begun(runs, "a", space)
+    run.results.append(row(0, 100))
     before = (run.folder / "manifest.json").read_bytes(), (run.folder / "space.yaml").read_bytes()
     other = tmp_path / "other.yaml"
     other.write_text(SPACE.replace(old, new))
@@ -222,8 +222,42 @@ def test_another_space_is_refused_with_the_first_difference_and_changes_nothing(
     assert ((run.folder / "manifest.json").read_bytes(), (run.folder / "space.yaml").read_bytes()) == before
 
 
+def of_data(tmp_path, dataset):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SPACE.replace("dataset: digits", f"dataset: {dataset}"))
+    return load_space(path)
+
+
+def test_data_may_lie_elsewhere_where_it_is_found_to_be_the_same(runs, tmp_path):
+    places = [tmp_path / "one", tmp_path / "other"]
+    for place in places:
+        place.mkdir()
+    one, other = (of_data(tmp_path, place) for place in places)
+    run = begun(runs, "tiny", one)
+
+    run.results.append(row(0, 100))
+    assert run.begin(other)
+    assert run.manifest()["space"]["data"]["dataset"] == str(places[0])  # until they are found to be the same
+    run.note_data(str(places[1]))
+    assert run.manifest()["space"]["data"]["dataset"] == str(places[1])
+    assert str(places[1]) in (run.folder / "space.yaml").read_text()
+
+
+def test_a_run_that_has_trained_nothing_is_made_again_from_another_space(runs, space):
+    run = begun(runs, "a", space)
+    run.reference_path.write_bytes(b"of the old space")
+    run.study_path.write_text("of the old space")
+    other = replace(space, search=SearchConfig(seed=5))
+    assert run.begin(other) is False
+    assert run.manifest()["space"]["search"]["seed"] == 5
+    assert len(run.manifest()["sessions"]) == 1
+    assert not run.reference_path.exists()
+    assert not run.study_path.exists()
+
+
 def test_a_space_that_differs_in_many_places_names_a_few(runs, space):
     run = begun(runs, "a", space)
+    run.results.append(row(0, 100))
     other = replace(space, search=SearchConfig(seed=5), budget=BudgetConfig(samples_per_trial=9999), baseline={})
     with pytest.raises(RunError) as caught:
         run.begin(other)
@@ -245,7 +279,7 @@ def test_a_damaged_manifest_is_named(runs, space, content):
 def test_a_manifest_of_another_format_says_which(runs, space):
     run = begun(runs, "a", space)
     (run.folder / "manifest.json").write_text(json.dumps({**run.manifest(), "format": 99}))
-    with pytest.raises(RunError, match="has format 99; this gantune reads 3"):
+    with pytest.raises(RunError, match="has format 99; this gantune reads 4"):
         run.begin(space)
 
 

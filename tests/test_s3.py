@@ -30,7 +30,7 @@ from gantune.errors import StorageError
 from gantune.following import Follower
 from gantune.lease import Lease
 from gantune.listing import entries
-from gantune.records import ENDED
+from gantune.results import ENDED
 from gantune.storage import Patience, Place
 
 MOTO = shutil.which("moto_server")

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from gantune.driver.screen import Screen
 from gantune.following import Follower
-from gantune.screen import Picture, curve, overview
+from gantune.screen import SESSION, Picture, curve, overview, unfinished
+from gantune.spending import Limit
 
 
 class Closed(io.StringIO):
@@ -71,7 +72,8 @@ def terminal(monkeypatch):
 @pytest.fixture(scope="module")
 def situation(tmp_path_factory):
     run = make_run(tmp_path_factory.mktemp("runs"), trials=24, running=3, weights=False)
-    return Follower(run).look().situation
+    found = Follower(run).look().situation
+    return replace(found, running=found.waiting, waiting=())  # as if somebody drove the run
 
 
 def drawn(situation, width=100, height=40, **options):
@@ -225,6 +227,32 @@ def test_the_line_tells_progress_counts_best_and_time_left(situation):
         "[##################--] 21/24  3 running  2 paused  1 collapsed  "
         f"best {lead.score:.4g} (#{lead.trial})  3m20s left"
     )
+
+
+def test_what_waits_is_not_said_to_run(situation):
+    first, *others = situation.running
+    waiting = replace(situation, running=(first,), waiting=tuple(others))
+    lines = drawn(waiting)
+    assert any("1 running  2 waiting" in line for line in lines)
+    assert ["waiting" in line for line in lines if line.lstrip().startswith("#")] == [False, True, True]
+    assert "1 running  2 waiting" in overview(waiting)
+
+
+@pytest.mark.parametrize("open_trials", [True, False])
+def test_a_time_that_is_not_known_is_said_so_while_trials_train(situation, open_trials):
+    line = overview(replace(situation, seconds_left=None, running=situation.running if open_trials else ()))
+    assert line.endswith("  time left not known yet") == open_trials
+
+
+@pytest.mark.parametrize(("left", "hours"), [(10.0, 0.12), (600.0, 0.31), (36_000.0, 13)])
+def test_the_hours_named_for_paused_trials_cover_a_session_besides_its_training(situation, left, hours):
+    limits = (Limit(name="hours", spent=0.1, limit=0.1),)
+    paused = replace(situation, unfinished=2, unfinished_seconds=left, limits=limits)
+    text = unfinished(paused, "runs/made")
+    assert text.startswith("2 trials are paused; finishing them takes about ")
+    (named,) = re.findall(r"--set budget\.hours=([\d.]+)$", text)
+    assert float(named) == hours
+    assert 3600 * (float(named) - 0.1) >= left + SESSION
 
 
 def test_a_screen_that_nobody_reads_any_more_ends_no_search():

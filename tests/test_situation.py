@@ -9,15 +9,17 @@ import pytest
 from filelock import FileLock
 from made_runs import SPACE, make_run
 
+from gantune.config import Pbt
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
 from gantune.following import Follower, last_words
+from gantune.progress import Progress
+from gantune.remaining import Rules
 from gantune.results import Row
 from gantune.run import Run
 from gantune.situation import Outline, Tally
 from gantune.space import load_space
 from gantune.spending import spending
-from gantune.trial import Progress
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,8 @@ def test_driver_and_reader_see_the_same(tmp_path):
     run.note_resources({"cpus_per_trial": 1, "gpus_per_trial": 0})
     books = Ledger(run, space, Study(run.study_path, space, 500.0))
     first, second, silent = (books.next().number for _ in range(3))
+    for number in (first, second):
+        books.train(number)
     follower = Follower(run)
     for number, samples, score, state in [
         (first, 1000, 90.0, "running"),
@@ -49,11 +53,12 @@ def test_driver_and_reader_see_the_same(tmp_path):
     with FileLock(run.folder / ".lock"):
         view = follower.look()
     driver, reader = books.situation(), view.situation
-    for one, other in zip(driver.running, reader.running, strict=True):
-        assert replace(one, seconds_ago=None) == replace(other, seconds_ago=None)
+    for name in ("running", "waiting"):
+        for one, other in zip(getattr(driver, name), getattr(reader, name), strict=True):
+            assert replace(one, seconds_ago=None) == replace(other, seconds_ago=None)
     same = ("name", "score_name", "done", "asked", "counts", "causes", "best", "baseline", "failures", "limits")
     assert {name: getattr(driver, name) for name in same} == {name: getattr(reader, name) for name in same}
-    running, unheard = reader.running
+    (running,), (unheard,) = reader.running, reader.waiting
     assert (running.trial, running.scores, running.place) == (second, (80.0, 60.0), "10.0.0.1 gpu0")
     assert (running.gpu_utilization, running.gpu_memory) == (0.5, 0.25)
     assert (unheard.trial, unheard.samples_seen, unheard.seconds_ago) == (silent, 0, None)
@@ -69,7 +74,8 @@ def test_what_a_reader_sees_is_what_the_run_says(made):
     assert (situation.best.trial, situation.best.score) == (best.number, best.best_score)
     states = [trial.state for trial in run.trials()]
     assert situation.counts == {state: states.count(state) for state in set(states) - {"running"}}
-    assert [trial.trial for trial in situation.running] == [t.number for t in run.trials() if t.state == "running"]
+    assert situation.running == ()  # nobody drives it
+    assert [trial.trial for trial in situation.waiting] == [t.number for t in run.trials() if t.state == "running"]
     assert situation.baseline == run.trials()[0].best_score
     assert situation.spending == spending(run, rows)
 
@@ -126,7 +132,7 @@ def test_while_finalists_are_confirmed_their_runs_are_what_is_counted(tmp_path):
     take(run, trial=3, repeat=1, state="running", score=20.0, best_score=20.0, run_seconds=clock + 1, cause="")
     situation = Follower(run).look().situation
     assert (situation.confirming, situation.done, situation.asked) == (True, 0, 6)
-    assert [trial.label for trial in situation.running] == ["#3.1"]
+    assert [trial.label for trial in situation.waiting] == ["#3.1"]
 
 
 def test_a_member_that_takes_over_loses_the_best_that_died_with_its_weights():
@@ -159,7 +165,7 @@ def test_a_member_that_takes_over_loses_the_best_that_died_with_its_weights():
         seeds=0,
         has_baseline=False,
         ended=False,
-        generations=(2, 4),
+        rules=Rules(scheduler=Pbt(interval=0.2), samples=10, reports=5, asked=2, baseline=False),
         limits={},
         target=None,
         price=None,
@@ -168,7 +174,7 @@ def test_a_member_that_takes_over_loses_the_best_that_died_with_its_weights():
     )
     situation = tally.situation(outline, clock=3.0, out={(0, 0)}, confirming=False)
     assert situation.best.score == 7.0
-    assert situation.stage == "generation 2 of 3"
+    assert situation.stage == "generation 2 of 5"
 
 
 def test_of_several_drivers_those_that_live_are_named(tmp_path):

@@ -15,7 +15,7 @@ from gantune.config import NONE, Asha, Component, Constraint, NoScheduler
 from gantune.domains import Choice, Constant, FixedDraw, Uniform, contains
 from gantune.errors import SpecError
 from gantune.space import SearchSpace, load_space, load_trial
-from gantune.writing import dump, trial_document
+from gantune.writing import dump, moved, trial_document
 
 DCGAN = Path(__file__).parent.parent / "search_spaces" / "dcgan.yaml"
 SPACE = """\
@@ -865,6 +865,15 @@ def test_text_survives_being_written_and_read_back(dcgan, tmp_path, text):
     path.write_text(dump(trial_document(config)), encoding="utf-8")
 
     assert load_trial(path) == config
+
+
+def test_a_trial_is_read_with_its_data_at_another_place(dcgan, tmp_path):
+    config = dcgan.draw(RandomDraw(0), seed=0)
+    path = tmp_path / "trial.yaml"
+    path.write_text(dump(trial_document(replace(config, data=replace(config.data, dataset="/gone")))), encoding="utf-8")
+    place = tmp_path / "a place, ü \U0001f600 #1"
+    place.mkdir()
+    assert load_trial(path, moved(str(place))) == replace(config, data=replace(config.data, dataset=str(place)))
 
 
 def test_trial_with_everything_set_survives_being_written_and_read_back(load, tmp_path):

@@ -56,7 +56,8 @@ def test_json_holds_what_is_shown(made):
     told = json.loads(gantune("status", made.folder, "--json"))
     assert (told["run"], told["state"], told["drivers"]) == (str(made.folder), "stopped", [])
     assert told["situation"]["best"]["score"] == made.best().best_score
-    assert [trial["trial"] for trial in told["situation"]["running"]] == [10, 11]
+    assert [trial["trial"] for trial in told["situation"]["waiting"]] == [10, 11]
+    assert told["situation"]["running"] == []  # nobody drives it
     assert told["next"] == f"continue with: gantune resume {made.folder}"
 
 

@@ -1,6 +1,7 @@
 """Runs that lie at a place: what lies there could go on at every moment, and no secret lies there."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -20,18 +21,20 @@ from gantune.driver import workplace as workplace_module
 from gantune.driver.away import driving
 from gantune.driver.keeping import Keeping
 from gantune.driver.ledger import Ledger
+from gantune.driver.screen import Screen
 from gantune.driver.study import Study
 from gantune.driver.transplant import moved
 from gantune.driver.workplace import workplace
 from gantune.errors import RunError, SpecError, StorageError
 from gantune.lease import FILE, STALE_SECONDS, Holder, Lease
 from gantune.manifest import FORMAT, SECTIONS
-from gantune.records import ENDED
+from gantune.progress import Progress
+from gantune.reports import BEST, LATEST
 from gantune.requests import Requests, check_open
+from gantune.results import ENDED
 from gantune.run import Run
 from gantune.space import load_space, load_trial
 from gantune.storage import AwayError, Patience, Place
-from gantune.trial import BEST, LATEST, Progress
 
 SPACE = {
     "version": 1,
@@ -192,6 +195,20 @@ def test_a_run_at_a_place_is_there_whole_and_reads_the_same_from_another_machine
         assert again.shown == run.shown
     assert_whole(again, 2)
     assert again.weights(again.checkpoint(again.best(), [])).read_text() == "600"
+
+
+def test_another_machine_has_the_table_of_the_files_of_a_run(runs, move):
+    run = at(runs)
+    with driven(run):
+        run.begin(space())
+        run.data_path.write_bytes(b"a table")
+        run.files.send_once(run.data_path)
+    move("there")
+    with driven(at(runs)) as again:
+        assert again.data_path.read_bytes() == b"a table"
+    move("elsewhere")
+    again = at(runs)
+    assert again.files.fetch(again.data_path).read_bytes() == b"a table"
 
 
 def test_a_finished_run_asks_for_more_from_another_machine(runs, move, monkeypatch):
@@ -461,7 +478,7 @@ def test_several_drivers_of_a_run_at_a_place_are_refused(runs):
     from gantune.driver.search import search
 
     with pytest.raises(SpecError, match=r"--storage: .*need locks"):
-        search(space(), at(runs), None, storage="postgresql+psycopg://me@127.0.0.1:1/none")
+        search(space(), at(runs), Screen(io.StringIO()), storage="postgresql+psycopg://me@127.0.0.1:1/none")
 
 
 # Storages that do not answer, or refuse

@@ -620,11 +620,6 @@ def test_telling_goes_on_where_a_kill_cut_it_short(path, space, monkeypatch):
     assert states(path) == [TrialState.PRUNED]
 
 
-def test_a_trial_that_was_proposed_is_known(path, space):
-    study = asked(path, space, 2)
-    assert [study.knows(number) for number in range(4)] == [True, True, False, False]
-
-
 def test_a_report_that_is_repeated_changes_nothing(path, space):
     study = asked(path, space)
     study.report(0, 100, 9.0)

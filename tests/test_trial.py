@@ -29,8 +29,10 @@ from gantune.metrics.reference_file import load_reference, prepare_reference
 from gantune.models.mlp import mlp
 from gantune.models.networks import ImageShape, Networks
 from gantune.pictures import moments
+from gantune.progress import Progress
+from gantune.reports import BEST, LATEST
 from gantune.trainer import GANTrainer
-from gantune.trial import BEST, LATEST, Progress, meets, train_trial
+from gantune.trial import meets, train_trial
 from gantune.writing import trial_document
 
 CPU = torch.device("cpu")
@@ -645,7 +647,6 @@ def test_a_metric_that_is_missing_or_not_a_number_meets_no_constraint():
         {"penalty": component("r1", weight=0.1)},
         {"optimizer": component("sgd", momentum=0.0)},
         {"optimizer_d": component("sgd", momentum=0.0)},
-        {"target": 1.0},
         {"collapse": CollapseConfig()},
     ],
     ids=lambda change: next(iter(change)),
@@ -657,6 +658,12 @@ def test_a_folder_of_another_configuration_is_a_checkpoint_error_and_left_as_it_
         next(train(make(**change), tmp_path))
     assert str(tmp_path / LATEST) in str(caught.value)
     assert kept(tmp_path) == before
+
+
+def test_a_trial_continues_where_its_data_lie_elsewhere(train, tmp_path):
+    first = next(train(make(), tmp_path))
+    again = train(make(data=DataConfig(dataset="/moved/patterns")), tmp_path)
+    assert timeless(next(again)) == timeless(first)
 
 
 def test_a_folder_scored_against_another_reference_is_a_checkpoint_error(images, reference, tmp_path):

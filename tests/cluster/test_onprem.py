@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gantune.records import ENDED
+from gantune.results import ENDED
 from gantune.run import Run
 
 from .hosts import Lab, missing

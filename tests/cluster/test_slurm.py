@@ -7,7 +7,7 @@ import sys
 
 import yaml
 
-from gantune.records import ENDED
+from gantune.results import ENDED
 from gantune.run import Run
 
 from .hosts import children
