@@ -47,7 +47,7 @@ def read_checkpoint(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such checkpoint") from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: is damaged or not a checkpoint: {error}") from error
+        raise CheckpointError(f"{path}: is damaged or not a checkpoint: {error}; restore it, or delete it") from error
     if "gantune" not in header:
         raise CheckpointError(f"{path}: was not written by gantune")
     if header["gantune"] != VERSION:

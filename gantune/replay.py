@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gantune.data.data_set import open_data
-from gantune.errors import RunError
+from gantune.errors import RunError, SpecError
 from gantune.metrics.reference_file import check_reference, load_reference
 from gantune.objectives import OF_MACHINES
 from gantune.progress import Progress
@@ -43,7 +43,10 @@ def replay(run: Run, number: int, repeat: int, folder: Path, device: torch.devic
     """
     recorded = _reports(run, number, repeat)
     written, dataset = run.trial_folder(number, repeat) / "config.yaml", run.manifest()["space"]["data"]["dataset"]
-    config = load_trial(_fetched(run, written), moved(dataset))
+    try:
+        config = load_trial(_fetched(run, written), moved(dataset))
+    except SpecError as error:
+        raise RunError(f"{run.files.where(written)}: is damaged; restore it, or replay another trial") from error
     images, reference = open_data(config.data), load_reference(_fetched(run, run.reference_path))
     check_reference(images, config.objective, reference, run.files.fetch(run.data_path))
     chunks = int(next(iter(recorded.values())).metrics.get("micro_batches", 1))
