@@ -52,9 +52,10 @@ SPACE = {
 }
 CONFIRMED = ("confirm.top=1", "confirm.seeds=2")
 BUDGETS = ("samples", "hours", "cost", "gpu_hours", "target")
+TIMES = ("hours", "cost", "gpu_hours")
 BY_PEOPLE = ("stop", "SIGINT", "SIGTERM")
 WAYS = (*BUDGETS, "kill", *BY_PEOPLE, "SIGKILL", "worker")
-MOST_TRIES = 6  # until an end comes after the first report and before the last
+MOST_TRIES = 12
 LONGEST = 300.0  # seconds for one search
 INTERRUPTED = 130  # exit code
 
@@ -155,6 +156,7 @@ class TooLateError(Exception):
 def _end(way, folder, peace, rng, confirmed):
     """End a search in a way; another one where the end came too early or too late."""
     low, high = (0.0, 1.0) if way not in BUDGETS[:4] else peace.spent(way, confirmed=confirmed)
+    slack = 1.5 if way in TIMES else 1.0  # the machine may be at another pace than it was for the search in peace
     for attempt in range(MOST_TRIES):
         name = f"{way}-{attempt}"
         chosen = low + rng.uniform(0.1, 0.9) * (high - low)
@@ -163,9 +165,9 @@ def _end(way, folder, peace, rng, confirmed):
                 return _end_by_budget(way, name, folder, peace, rng, chosen, confirmed)
             return _end_by_process(way, name, folder, peace, rng, chosen, confirmed)
         except TooEarlyError:
-            low = chosen
+            low, high = chosen, max(high, chosen * slack)
         except TooLateError:
-            high = chosen
+            low, high = min(low, chosen / slack), chosen
     raise AssertionError(f"{way}: no search could be ended in {MOST_TRIES} tries")
 
 
