@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gantune.lease import holder
+from gantune.reports import Key, key_of
 from gantune.run import Run
-from gantune.situation import Key, Outline, Situation, Tally
+from gantune.situation import Outline, Situation, Tally
 from gantune.stage import Stage, read_stage, read_training
 
 State = Literal["preparing", "searching", "finished", "stopped", "silent"]
@@ -106,7 +107,7 @@ class Follower:
         """Trials that have their configuration and have not reported; of a run at a URI they are not looked for."""
         if self.run.place is not None:
             return set()
-        names = {_key(path.parent.name): path for path in self.run.folder.glob("trials/*/config.yaml")}
+        names = {key_of(path.parent.name): path for path in self.run.folder.glob("trials/*/config.yaml")}
         return {key for key in names if key is not None and key not in self._tally.known}
 
     def _clock(self, drivers: tuple[Driver, ...], shown: Sequence[float]) -> float:
@@ -182,9 +183,3 @@ def _written(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _key(folder: str) -> Key | None:
-    """The trial and repeat of a folder's name."""
-    number, _, repeat = folder.partition(".")
-    return (int(number), int(repeat or 0)) if number.isdecimal() and (repeat or "0").isdecimal() else None

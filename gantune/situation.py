@@ -11,12 +11,12 @@ from typing import Any, Literal
 from gantune.config import BUDGETS, SCHEDULERS, NoScheduler, Pb2, Pbt, Scheduler
 from gantune.errors import RunError
 from gantune.remaining import Begun, Rules
+from gantune.reports import Key
 from gantune.results import BUDGET, ENDED, RESTS, Row
 from gantune.run import Run
 from gantune.spending import Limit, Meter, Spending
 
 CURVE = 24  # scores that a little curve shows at most
-Key = tuple[int, int]  # a trial and a repeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

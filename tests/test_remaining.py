@@ -7,8 +7,9 @@ import pytest
 
 from gantune.config import Asha, Hyperband, Median, NoScheduler, Scheduler
 from gantune.plan import Pace, Paces, Work, makespan
+from gantune.progress import Progress
 from gantune.remaining import Begun, Rules
-from gantune.results import Row
+from gantune.reports import row_of
 from gantune.situation import Outline, Tally
 
 SAMPLES, REPORTS = 10_000, 10
@@ -114,23 +115,10 @@ class Searching:
 
 
 def row(number, samples_seen, state, clock):
-    return Row(
-        trial=number,
-        repeat=0,
-        state=state,
-        samples_seen=samples_seen,
-        score=9.0,
-        best_score=9.0,
-        metrics={},
-        seed=0,
-        config="{}",
-        cause="",
-        verdict="healthy",
-        evidence={},
-        trial_seconds=samples_seen / SAMPLES * 100,
-        run_seconds=clock,
-        stopped_by="scheduler" if state == "paused" else "",
-    )
+    seconds = samples_seen / SAMPLES * 100
+    progress = Progress(samples_seen=samples_seen, score=9.0, best_score=9.0, metrics={}, seconds=seconds)
+    by = "scheduler" if state == "paused" else ""
+    return row_of(progress, (number, 0), seed=0, parameters={}, run_seconds=clock, state=state, stopped_by=by)
 
 
 @pytest.mark.parametrize("scheduler", [Asha(first_rung=0.1), NoScheduler()])

@@ -126,8 +126,8 @@ def finish(run: "Run", done: bool) -> None:
         sys.exit(130)
     winner = run.best()
     look = f"gantune best {shlex.quote(run.shown)}"
-    if nothing_compared(run):
-        click.echo(f"{nothing_compared(run)}; `gantune resume --set` gives more trials, hours or samples", err=True)
+    if nothing := nothing_compared(run):
+        click.echo(f"{nothing}; `gantune resume --set` gives more trials, hours or samples", err=True)
     click.echo(f"best: #{winner.number}, score {winner.best_score:.4g}. Look at it: {look}", err=True)
 
 

@@ -17,10 +17,10 @@ from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
 from gantune.progress import Progress
-from gantune.reports import missing_reports, row_of
+from gantune.reports import Key, missing_reports, row_of
 from gantune.results import RESTS, Row
 from gantune.run import Run
-from gantune.situation import Key, Outline, Situation, Tally, label
+from gantune.situation import Outline, Situation, Tally, label
 from gantune.space import SearchSpace
 from gantune.spending import Limit
 from gantune.stage import TRAINING, write_training

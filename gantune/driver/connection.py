@@ -85,7 +85,7 @@ def _start(address: str | None) -> None:
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        _kill(_children() - known)  # what a Ray that is half there does not know to be its own
+        kill(_children() - known)  # what a Ray that is half there does not know to be its own
         raise
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"at {address}" if address else "on this machine"
@@ -112,7 +112,7 @@ def _signals_kept() -> Iterator[None]:
 def end_processes() -> None:
     """End the Ray that we started at once, with its workers. One that was joined is left as it is."""
     if not joined():
-        _kill(_children())
+        kill(_children())
 
 
 def _children() -> set[Any]:
@@ -120,11 +120,12 @@ def _children() -> set[Any]:
     return set(psutil.Process().children(recursive=True))
 
 
-def _kill(processes: set[Any]) -> None:
+def kill(processes: set[Any], seconds: float = SECONDS_TO_DIE) -> None:
+    """Kill processes, as psutil has them, and wait so long for their end."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(processes, timeout=SECONDS_TO_DIE)
+    psutil.wait_procs(processes, timeout=seconds)
 
 
 def _knock(address: str) -> None:

@@ -16,9 +16,9 @@ from gantune.driver.confirmation import Confirmation
 from gantune.driver.ledger import GIVEN_UP, Ledger
 from gantune.driver.study import Proposal, Study
 from gantune.errors import RunError
+from gantune.reports import Key
 from gantune.results import BUDGET, ENDED, RESTS, USER, Row
 from gantune.run import Run
-from gantune.situation import Key
 from gantune.space import SearchSpace
 
 SECONDS_BETWEEN = 1.0  # looks for what others did

@@ -8,13 +8,14 @@ from collections import defaultdict
 from typing import Any
 
 import ray
-from ray._private import state, utils
+from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gantune.driver.connection import kill, psutil
 
 SECONDS_TO_DIE = 5.0
 SECONDS_TO_HEAR = 15.0  # of a machine of a cluster, which may be lost
 TITLE = "ray::"  # of the process of an actor; an idle worker has it, too
-psutil = utils.psutil  # Ray brings one
 
 
 class Workers:
@@ -39,7 +40,7 @@ class Workers:
         asked = []
         for node, processes in self._processes.items():
             if here is None or node == here:
-                end_processes(processes)
+                _end_here(processes)
             else:
                 with contextlib.suppress(ray.exceptions.RayError, ValueError):  # a machine that is lost
                     where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
@@ -50,16 +51,15 @@ class Workers:
         self._processes.clear()
 
 
-def end_processes(numbers: set[int]) -> None:
+def _end_here(numbers: set[int]) -> None:
     """Kill those workers of this machine that live, and wait for their end."""
-    found = []
+    found = set()
     for number in numbers:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(number)
             if process.status() != psutil.STATUS_ZOMBIE and "".join(process.cmdline()).startswith(TITLE):
-                process.kill()
-                found.append(process)
-    psutil.wait_procs(found, timeout=SECONDS_TO_DIE)
+                found.add(process)
+    kill(found, SECONDS_TO_DIE)
 
 
-_end_there = ray.remote(num_cpus=0, max_retries=0)(end_processes)
+_end_there = ray.remote(num_cpus=0, max_retries=0)(_end_here)
