@@ -106,11 +106,8 @@ class Outline:
 
     name: str
     score_name: str
-    trials: int
-    samples_per_trial: int
     finalists: int
     seeds: int
-    has_baseline: bool
     ended: bool
     rules: Rules
     limits: Mapping[str, float]
@@ -136,11 +133,8 @@ class Outline:
         return Outline(
             name=run.name,
             score_name=manifest.get("protocol", {}).get("score", "score"),
-            trials=budget["trials"],
-            samples_per_trial=budget["samples_per_trial"],
             finalists=confirm.get("top", 0),
             seeds=confirm.get("seeds", 0),
-            has_baseline=space.get("baseline") is not None,
             ended=bool(manifest["sessions"][-1].get("ended")),
             rules=Rules(
                 scheduler=_scheduler(space["search"]["scheduler"]),
@@ -162,7 +156,7 @@ class Outline:
         scheduler = self.rules.scheduler
         if not isinstance(scheduler, Pbt | Pb2):
             return []
-        return scheduler.generations(self.samples_per_trial, self.rules.reports)
+        return scheduler.generations(self.rules.samples, self.rules.reports)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -252,14 +246,14 @@ class Tally:
             for key, trial in shown.items()
             if trial.best is not None and trial.state not in ("collapsed", "failed")
         ]
-        baseline = self._heard.get((0, 0)) if outline.has_baseline else None
+        baseline = self._heard.get((0, 0)) if outline.rules.baseline else None
         spent = self._spent(outline, clock)
         cut = [key for key, trial in shown.items() if trial.state == RESTS and trial.stopped_by == BUDGET]
-        asked = self._finalists(outline) * outline.seeds if confirming else outline.trials
+        asked = self._finalists(outline) * outline.seeds if confirming else outline.rules.asked
         return Situation(
             name=outline.name,
             score_name=outline.score_name,
-            samples_per_trial=outline.samples_per_trial,
+            samples_per_trial=outline.rules.samples,
             confirming=confirming,
             stage=self._stage(outline),
             done=sum(states[state] for state in (*ENDED, RESTS)),
@@ -282,7 +276,7 @@ class Tally:
             spending=spent,
             cpus_per_trial=outline.cpus,
             unfinished=len(cut),
-            unfinished_seconds=self.meter.seconds_to_finish(cut, outline.samples_per_trial),
+            unfinished_seconds=self.meter.seconds_to_finish(cut, outline.rules.samples),
         )
 
     def _running(self, key: Key, clock: float) -> Running:
@@ -322,7 +316,7 @@ class Tally:
         reached = target is not None and any(
             trial.best is not None and trial.best <= target for trial in search.values() if trial.state != "collapsed"
         )
-        enough = spent or reached or len(search) >= outline.trials
+        enough = spent or reached or len(search) >= outline.rules.asked
         ends = sum(trial.ended for key, trial in self._heard.items() if key[1])
         return enough and (spent or ends >= self._finalists(outline) * outline.seeds)
 

@@ -76,11 +76,8 @@ class Searching:
         self.outline = Outline(
             name="a",
             score_name="fid",
-            trials=rules.asked,
-            samples_per_trial=SAMPLES,
             finalists=0,
             seeds=0,
-            has_baseline=rules.baseline,
             ended=False,
             rules=rules,
             limits=dict(limits),

@@ -159,11 +159,8 @@ def test_a_member_that_takes_over_loses_the_best_that_died_with_its_weights():
     outline = Outline(
         name="a",
         score_name="fid",
-        trials=2,
-        samples_per_trial=10,
         finalists=0,
         seeds=0,
-        has_baseline=False,
         ended=False,
         rules=Rules(scheduler=Pbt(interval=0.2), samples=10, reports=5, asked=2, baseline=False),
         limits={},
