@@ -72,6 +72,7 @@ class Follower:
         self.run = run
         self._rows = run.results.for_a_reader()
         self._tally = Tally()
+        self._mended: Tally | None = None  # with the reports that only checkpoints hold, while nobody drives
 
     def look(self, *, trials_only: bool = False) -> View:
         """The run now. Raises RunError where it cannot be read.
@@ -79,36 +80,51 @@ class Follower:
         trials_only: of the search's own trials, also while or after its finalists are trained again.
         """
         outline = Outline.of(self.run)
-        for row in self._rows.news():
-            self._tally.hear(row)
         drivers = drivers_of(self.run)
-        shown = [session.get("seconds", 0.0) for session in self.run.manifest()["sessions"]]
-        confirming = self._tally.confirming and not trials_only
-        out = {key for key in self._tally.running() | self._issued() if bool(key[1]) == confirming}
-        clock = self._clock(drivers, shown)
+        sessions = self.run.manifest()["sessions"]
+        tally = self._read(driven=bool(drivers), complete="seconds" in sessions[-1])
+        confirming = tally.confirming and not trials_only
+        out = {key for key in tally.running() | self._issued(tally) if bool(key[1]) == confirming}
+        clock = self._clock(drivers, [session.get("seconds", 0.0) for session in sessions])
         told = [driver.training for driver in drivers if driver.training is not None]
         training = out if drivers and len(told) < len(drivers) else out & {key for each in told for key in each}
-        situation = self._tally.situation(
-            outline, clock=clock, out=training, waiting=out - training, confirming=confirming
-        )
+        situation = tally.situation(outline, clock=clock, out=training, waiting=out - training, confirming=confirming)
         if not drivers:
             situation = replace(situation, seconds_left=None)
-        return View(state=self._state(outline, drivers, out), drivers=drivers, situation=situation)
+        return View(state=self._state(outline, tally, drivers, out), drivers=drivers, situation=situation)
 
-    def _state(self, outline: Outline, drivers: tuple[Driver, ...], out: set[Key]) -> State:
+    def _read(self, *, driven: bool, complete: bool) -> Tally:
+        """Read what is new, and, where nobody is about to write their rows, the reports that only checkpoints hold.
+
+        complete: whether the last driver ended in order. Then a run at a URI is not asked: each checkpoint costs a
+        request.
+        """
+        news = self._rows.news()
+        for row in news:
+            self._tally.hear(row)
+        if driven or (complete and self.run.place is not None):
+            self._mended = None
+            return self._tally
+        if news or self._mended is None:
+            self._mended = Tally()
+            for row in self.run.rows():
+                self._mended.hear(row)
+        return self._mended
+
+    def _state(self, outline: Outline, tally: Tally, drivers: tuple[Driver, ...], out: set[Key]) -> State:
         if drivers:
             return "preparing" if all(driver.stage for driver in drivers) else "searching"
-        if not self._tally.known:
+        if not tally.known:
             return "stopped" if out else "silent"
-        over = outline.ended or (self._tally.over(outline) and not self._issued())
+        over = outline.ended or (tally.over(outline) and not self._issued(tally))
         return "finished" if over else "stopped"
 
-    def _issued(self) -> set[Key]:
+    def _issued(self, tally: Tally) -> set[Key]:
         """Trials that have their configuration and have not reported; of a run at a URI they are not looked for."""
         if self.run.place is not None:
             return set()
         names = {key_of(path.parent.name): path for path in self.run.folder.glob("trials/*/config.yaml")}
-        return {key for key in names if key is not None and key not in self._tally.known}
+        return {key for key in names if key is not None and key not in tally.known}
 
     def _clock(self, drivers: tuple[Driver, ...], shown: Sequence[float]) -> float:
         """The run's clock: it stands still where nobody drives, and no row tells what it shows between reports."""

@@ -200,7 +200,8 @@ class Tally:
         """Take a row in."""
         self.meter.hear(row)
         trial = self._heard.setdefault((row.trial, row.repeat), _Heard())
-        again = row.run_seconds < trial.clock or (row.run_seconds, row.state) == (trial.clock, trial.state)
+        moment, known = (row.run_seconds, row.samples_seen), (trial.clock, trial.samples_seen)
+        again = moment < known or (moment == known and row.state == trial.state)
         if again or trial.ended:
             return
         trial.best = row.best_score

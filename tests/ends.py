@@ -364,10 +364,11 @@ def _meta(path, kind):
         return None
 
 
-def differences_from_the_weights(run, *, budget=False, finished=False):
+def differences_from_the_weights(run, *, budget=False, finished=False, killed=False):
     """What a record says of its trials other than their kept weights do, a line each.
 
-    budget: whether a budget has just ended the search. finished: whether it is at its end.
+    budget: whether a budget has just ended the search. finished: whether it is at its end. killed: whether the driver
+    was killed, perhaps between the last row of a trial and the deletion of the checkpoint that it needs no more.
     """
     rows = run.rows()
     told = _by_trial(rows)
@@ -387,7 +388,7 @@ def differences_from_the_weights(run, *, budget=False, finished=False):
         folder = run.trial_folder(*key)
         best, latest = _meta(folder / "best.safetensors", "generator"), _meta(folder / "latest.safetensors", "trial")
         found += [f"{_label(key)}: {text}" for text in _of_best(record, told[key], best)]
-        found += [f"{_label(key)}: {text}" for text in _of_latest(record, told[key], latest, best)]
+        found += [f"{_label(key)}: {text}" for text in _of_latest(record, told[key], latest, best, killed)]
         expected = _states(record, budget=budget, finished=finished)
         if record.state not in expected:
             found.append(f"{_label(key)}: is {record.state} instead of {' or '.join(expected)}")
@@ -405,7 +406,7 @@ def _of_best(record, rows, meta):
         yield f"no row has best.safetensors' score {kept[0]} at {kept[1]} samples"
 
 
-def _of_latest(record, rows, meta, best):
+def _of_latest(record, rows, meta, best, killed):
     last = rows[-1]
     if meta is not None and best is not None and meta["progress"]["samples_seen"] < best["samples_seen"]:
         meta = {"progress": best["progress"]}  # which is written first, and may be a report ahead
@@ -413,7 +414,7 @@ def _of_latest(record, rows, meta, best):
         if record.state not in ENDED and last.samples_seen:
             yield f"is {record.state} at {last.samples_seen} samples without latest.safetensors"
         return
-    if record.state in ENDED and record.state != "failed":
+    if record.state in ENDED and record.state != "failed" and not killed:
         yield f"is {record.state}, and has latest.safetensors"
     progress = meta["progress"]
     for name in ("samples_seen", "score", "best_score"):
@@ -516,7 +517,10 @@ def end_and_finish(way, folder, peace, seed, *, confirmed=False):
     rng = random.Random(f"{way} {seed}")
     ended = _end(way, folder, peace, rng, confirmed)
     run, problems = ended.run, ended.problems
-    problems += _after("the end", differences_from_the_weights(run, budget=ended.budget, finished=ended.finish is None))
+    found = differences_from_the_weights(
+        run, budget=ended.budget, finished=ended.finish is None, killed=way == "SIGKILL"
+    )
+    problems += _after("the end", found)
     if ended.short:
         state = "pruned" if way == "kill" else "finished"
         trials = {one.number: one for one in run.trials()}

@@ -232,3 +232,19 @@ def test_a_confirmation_is_issued_again_too(books):
     again = Confirmation(books.run, space)
     assert not again.complete()
     assert again.next() == first
+
+
+def test_a_budget_that_ends_before_a_finalist_begins_leaves_no_trace_of_it(books):
+    from gantune.driver.confirmation import Confirmation
+
+    ledger = books.open("budget.trials=1")
+    ledger.record(ledger.next().number, progress(600, 5.0), stopped=True)
+    space = books.space("budget.trials=1", "confirm.top=1", "confirm.seeds=2")
+    confirmation = Confirmation(books.run, space)
+    first, second = confirmation.next(), confirmation.next()
+    confirmation.record(first.number, progress(300, 6.0, "running"), stopped=False)
+    confirmation.close("the time budget is used up")
+    assert [row.state for row in books.rows() if row.repeat] == ["running", "paused"]
+    assert confirmation.folder(first.number).exists()
+    assert not confirmation.folder(second.number).exists()
+    assert Confirmation(books.run, space).next() == first

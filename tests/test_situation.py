@@ -3,18 +3,22 @@
 import json
 import platform
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+import torch
 from filelock import FileLock
 from made_runs import SPACE, make_run
 
+from gantune.checkpoint import write_checkpoint
 from gantune.config import Pbt
 from gantune.driver.ledger import Ledger
 from gantune.driver.study import Study
 from gantune.following import Follower, last_words
 from gantune.progress import Progress
 from gantune.remaining import Rules
+from gantune.reports import BEST
 from gantune.results import Row
 from gantune.run import Run
 from gantune.situation import Outline, Tally
@@ -78,6 +82,25 @@ def test_what_a_reader_sees_is_what_the_run_says(made):
     assert [trial.trial for trial in situation.waiting] == [t.number for t in run.trials() if t.state == "running"]
     assert situation.baseline == run.trials()[0].best_score
     assert situation.spending == spending(run, rows)
+
+
+@pytest.mark.parametrize("driven", [True, False])
+def test_a_report_that_only_a_checkpoint_holds_is_seen_where_nobody_is_about_to_write_its_row(tmp_path, driven):
+    run = make_run(tmp_path, trials=8, running=2, weights=False)
+    written = run.best().best_score
+    trial = next(trial for trial in run.trials() if trial.state == "running")
+    ahead = Progress(samples_seen=9_999, score=written / 2, best_score=written / 2, metrics={"recall": 0.5})
+    meta = {"progress": ahead.as_dict(), "seed": 7, "parameters": trial.parameters}
+    write_checkpoint(run.trial_folder(trial.number) / BEST, "generator", {"weights": torch.zeros(1)}, meta)
+    follower = Follower(run)
+    with FileLock(run.folder / ".lock") if driven else nullcontext():
+        shown = [follower.look().situation.best for _ in range(2)]
+    expected = written if driven else written / 2
+    assert [best.score for best in shown] == [expected, expected]
+    assert driven or shown[0].trial == trial.number == run.best().number
+    values = {"trial": trial.number, "state": "running", "run_seconds": 1e6}
+    take(run, samples_seen=10_000, score=written / 4, best_score=written / 4, **values)
+    assert follower.look().situation.best.score == written / 4
 
 
 def test_rows_that_come_again_change_nothing(made):

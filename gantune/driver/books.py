@@ -223,6 +223,14 @@ class Books:
         """Pause what is open: a budget is used up, and more of it continues them."""
         raise NotImplementedError
 
+    def _give_back(self, number: int) -> None:
+        """Leave no trace of a trial that never began: it is proposed again, the same, when the search goes on."""
+        config = self.folder(number) / "config.yaml"
+        self._run.files.drop([config])
+        with contextlib.suppress(OSError):
+            config.unlink(missing_ok=True)
+            self.folder(number).rmdir()
+
     def occupy(self, gpus: float) -> None:
         """Count a trial's time on so many GPUs from now on, and what was spent before, too."""
         self._gpus = gpus

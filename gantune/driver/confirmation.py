@@ -98,10 +98,12 @@ class Confirmation(Books):
         return number if number in self._proposals else None
 
     def close(self, cause: str) -> None:
-        """Pause the runs that are out."""
+        """Pause the runs that are out; one that never began leaves no trace."""
         for number in sorted(self._proposals):
             last = self._last.get(self.identity(number))
-            if last is not None and last.state != RESTS:
+            if last is None:
+                self._give_back(number)
+            elif last.state != RESTS:
                 self._note_row(replace(last, state=RESTS, cause=cause, stopped_by=BUDGET, run_seconds=self.seconds()))
             self._again(number)
 

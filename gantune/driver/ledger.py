@@ -1,6 +1,5 @@
 """The books of a search: what the study is told, and what it proposes."""
 
-import contextlib
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -251,14 +250,6 @@ class Ledger(Books):
             last = replace(last, state=RESTS, cause=cause, stopped_by=BUDGET, run_seconds=self.seconds())
             self._note_row(last)
         self._lay(proposal, last)
-
-    def _give_back(self, number: int) -> None:
-        """Leave no trace of a trial that never began: it is proposed again, the same, when the search goes on."""
-        config = self.folder(number) / "config.yaml"
-        self._run.files.drop([config])
-        with contextlib.suppress(OSError):
-            config.unlink(missing_ok=True)
-            self.folder(number).rmdir()
 
     def _open_number(self, key: Key) -> int | None:
         number = key[0]
