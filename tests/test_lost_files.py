@@ -208,6 +208,8 @@ def resumed(run, gantune):
             if "move it away" in told:
                 (moved := Path(told.partition(": ")[0])).rename(moved.with_suffix(".away"))
                 continue
+            if "delete it" in told:
+                Path(run.folder.parent, told.partition(": ")[0]).unlink()
             commands = [shlex.split(command) for command in re.findall(r"`gantune ([^`]+)`", told)]
             if not commands:
                 return [f"it cannot be resumed, and no command is named: {told}"]
@@ -226,6 +228,12 @@ def assert_finished(made, run, gantune, *, rows_lost=False, best_lost=None):
     only its later scores compete.
     """
     wrong = resumed(run, gantune)
+    damaged = run.trial_folder(FINISHED) / "best.safetensors"
+    if best_lost == FINISHED and damaged.exists():
+        code, _, err = gantune("sample", damaged)
+        assert code == 1
+        assert "restore it, or delete it" in err
+        damaged.unlink()
     if not wrong:
         states = {trial.number: trial.state for trial in run.trials()}
         if sorted(states) != [FINISHED, PAUSED, NEVER_BEGUN] or not {*states.values()} <= {*ENDED}:
