@@ -16,6 +16,7 @@ from gantune.driver.attempts import Attempts, read_attempts, write_attempts
 from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
+from gantune.pictures import moments
 from gantune.progress import Progress
 from gantune.reports import Key, missing_reports, row_of
 from gantune.results import RESTS, Row
@@ -225,11 +226,13 @@ class Books:
 
     def _give_back(self, number: int) -> None:
         """Leave no trace of a trial that never began: it is proposed again, the same, when the search goes on."""
-        config = self.folder(number) / "config.yaml"
-        self._run.files.drop([config])
+        folder = self.folder(number)
+        left = [folder / "config.yaml", *moments(folder).values()]
+        self._run.files.drop(left)
         with contextlib.suppress(OSError):
-            config.unlink(missing_ok=True)
-            self.folder(number).rmdir()
+            for path in [*left, *folder.glob(".*.partial")]:  # what a worker was writing that was killed
+                path.unlink(missing_ok=True)
+            folder.rmdir()
 
     def occupy(self, gpus: float) -> None:
         """Count a trial's time on so many GPUs from now on, and what was spent before, too."""
