@@ -33,6 +33,11 @@ def whole(path: Path) -> Iterator[Path]:
         _unfinished.discard(partial)
 
 
+def partial_files(folder: Path) -> list[Path]:
+    """Return the files in a folder that a process was writing by `whole`; where it was killed they stay."""
+    return sorted(folder.glob(".*.partial"))
+
+
 @contextlib.contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Mark a file or folder as one to remove if the process is ended at once."""

@@ -243,7 +243,8 @@ def test_a_budget_that_ends_before_a_finalist_begins_leaves_no_trace_of_it(books
     confirmation = Confirmation(books.run, space)
     first, second = confirmation.next(), confirmation.next()
     confirmation.record(first.number, progress(300, 6.0, "running"), stopped=False)
-    for name in (".best.safetensors.6085.partial", "samples-000000000300.png"):  # of a worker killed before its report
+    left = (".best.safetensors.6085.partial", "collapse.png", "samples-000000000300.png")
+    for name in left:  # by a worker that was killed before its first report
         (confirmation.folder(second.number) / name).write_bytes(b"half")
     confirmation.close("the time budget is used up")
     assert [row.state for row in books.rows() if row.repeat] == ["running", "paused"]

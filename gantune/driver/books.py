@@ -16,7 +16,6 @@ from gantune.driver.attempts import Attempts, read_attempts, write_attempts
 from gantune.driver.keeping import Keeping
 from gantune.driver.study import Proposal
 from gantune.errors import RunError
-from gantune.pictures import moments
 from gantune.progress import Progress
 from gantune.reports import Key, missing_reports, row_of
 from gantune.results import RESTS, Row
@@ -25,6 +24,7 @@ from gantune.situation import Outline, Situation, Tally, label
 from gantune.space import SearchSpace
 from gantune.spending import Limit
 from gantune.stage import TRAINING, write_training
+from gantune.whole import partial_files
 from gantune.writing import dump, trial_document
 
 MOST_FAILURES = 3  # in a row, with no report between them
@@ -227,10 +227,10 @@ class Books:
     def _give_back(self, number: int) -> None:
         """Leave no trace of a trial that never began: it is proposed again, the same, when the search goes on."""
         folder = self.folder(number)
-        left = [folder / "config.yaml", *moments(folder).values()]
+        left = [folder / "config.yaml", *folder.glob("*.png")]
         self._run.files.drop(left)
         with contextlib.suppress(OSError):
-            for path in [*left, *folder.glob(".*.partial")]:  # what a worker was writing that was killed
+            for path in [*left, *partial_files(folder)]:  # its worker may have been killed before its first report
                 path.unlink(missing_ok=True)
             folder.rmdir()
 
